@@ -1,0 +1,1 @@
+"""The institution's side: training, tasks, data. Knows `protocols` only."""

@@ -1,0 +1,99 @@
+"""The errors of Barnraise.
+
+    BarnraiseError            everything a person is told: code, what, evidence, what changed, one next step
+
+Every code stands once in `CODES` with its meaning, and once in `docs/errors.md`; a test holds the two
+together. Codes are stable: scripts may match on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CODES: dict[str, str] = {
+    # A: the app
+    "A101": "the app directory is missing or names no components",
+    "A102": "the app's configuration is malformed",
+    "A103": "the app could not be imported",
+    "A104": "the app uses an API that this engine does not carry",
+    "A201": "the ServerApp raised",
+    "A202": "the ServerApp waits for more members than there are",
+    "A203": "the ServerApp called the Grid from two places at once",
+    "A204": "every member failed",
+    # C: the charter
+    "C101": "the charter is missing",
+    "C102": "the charter is not valid TOML",
+    "C103": "the charter has an unknown key",
+    "C104": "the charter has a wrong value",
+    "C105": "the charter's task cannot be used",
+    "C106": "the charter's initial model cannot be used",
+    # D: directories, disk and data
+    "D101": "the directory belongs to another run",
+    "D102": "the directory is in use",
+    "D103": "the directory holds no run",
+    "D104": "the disk is full",
+    "D105": "the directory cannot be written",
+    "D106": "the stored record is damaged",
+    "D201": "the data directory is missing or empty",
+    "D202": "the data cannot be read",
+    # R: the run
+    "R101": "the app diverged from its journal",
+    "R102": "the replay ended in another model",
+    "R103": "the run is not finished",
+    "R104": "too few members for the rule",
+    # M: why a member's reply was not taken
+    "M101": "the reply is malformed",
+    "M102": "the reply is too large",
+    "M103": "the reply's signature is not the member's",
+    "M104": "the reply's arrays have other names than the order's",
+    "M105": "the reply's arrays have other shapes or dtypes than the order's",
+    "M106": "the reply's arrays are not finite",
+    "M107": "the reply's weight is not an integer in [1, 2^31)",
+    "M108": "the member's handler failed",
+    "M109": "the reply's records or metrics differ from most of the batch's",
+    "M110": "the reply came after its batch was closed",
+    "M111": "the destination is not on the roster",
+    # X: ours
+    "X101": "Barnraise itself failed",
+    "X102": "the command was used wrongly",
+    "X103": "interrupted",
+}
+
+
+@dataclass
+class BarnraiseError(Exception):
+    """What went wrong, said to a person.
+
+    `code` is a key of `CODES`; `what` one sentence; `evidence` the facts seen; `changed` what was
+    changed or sent before it stopped (or that nothing was); `next` one command or one act.
+    """
+
+    code: str
+    what: str
+    evidence: str = ""
+    changed: str = "nothing was changed"
+    next: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, f"unregistered error code {self.code}"
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        lines = [f"error[{self.code}] {self.what}"]
+        lines += [f"  {line}" for line in self.evidence.splitlines()]
+        if self.changed:
+            lines.append(f"  {self.changed}")
+        if self.next:
+            lines.append(f"next: {self.next}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, str]:
+        """The same for `--json`: `{"error", "meaning", "what", "evidence", "changed", "next"}`."""
+        return {
+            "error": self.code,
+            "meaning": CODES[self.code],
+            "what": self.what,
+            "evidence": self.evidence,
+            "changed": self.changed,
+            "next": self.next,
+        }
