@@ -112,7 +112,7 @@ class FileTensor:
 
 def read_exact(fd: int, out: NDArray[Any], offset: int) -> None:
     """`pread` exactly `out.nbytes` at `offset`; `BlobError` if the file is shorter."""
-    view = memoryview(out).cast("B")
+    view = out.data.cast("B")
     while view:
         n = os.preadv(fd, [view], offset)
         if n <= 0:
@@ -144,7 +144,9 @@ def _escape(name: str) -> str:
     return "%5F" + escaped[1:] if escaped == "__metadata__" else escaped
 
 
-def header_of(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[bytes, list[str]]:
+def header_of(
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+) -> tuple[bytes, list[str]]:
     """The first bytes of a blob with these tensors, and the order in which their bytes follow."""
     names = sorted(tensors, key=lambda n: (-_ORDER.index(_CODE[tensors[n][0]]), _escape(n)))
     header: dict[str, Any] = {}
@@ -168,7 +170,7 @@ def encode(arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
     yield memoryview(head)
     for name in names:
         if arrays[name].size:
-            yield memoryview(np.ascontiguousarray(arrays[name]).reshape(-1)).cast("B")
+            yield np.ascontiguousarray(arrays[name]).reshape(-1).data.cast("B")
 
 
 def _field(entry: Any, key: str) -> Any:

@@ -1,0 +1,49 @@
+"""Digests and canonical JSON (RFC 8785): the one way in which things here are named by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import rfc8785
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class NotCanonical(ValueError):
+    """Bytes that should be canonical JSON are not."""
+
+
+def digest(data: bytes | memoryview) -> str:
+    """`sha256:` and 64 hex digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def is_digest(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 bytes of `value`; `NotCanonical` if JSON cannot hold it (NaN, integers beyond 2^53)."""
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise NotCanonical(str(error)) from None
+
+
+def digest_of(value: Any) -> str:
+    """The digest of `value`'s canonical JSON."""
+    return digest(canonical(value))
+
+
+def parse(data: bytes) -> Any:
+    """`parse(canonical(v)) == v`; any other spelling of the same value is `NotCanonical`."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise NotCanonical(f"not JSON: {error}") from None
+    if canonical(value) != data:
+        raise NotCanonical("JSON, but not in RFC 8785 form")
+    return value
