@@ -1,6 +1,7 @@
-"""What an app of ours tells the engine beyond Flower's Grid: seals, and where to go on after a crash.
+"""What an app of ours tells the engine beyond Flower's Grid: seals, and where to go on.
 
     seal = recorder(grid).resume()        # the last seal, or None
+    recorder(grid).rule(strategy)         # what its replies must carry
     recorder(grid).seal(round=…, …)       # the end of a round
     recorder(grid).finish(arrays)         # the final model
 
@@ -15,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Recorder(Protocol):
         """The last seal; the replay then continues behind it. Call it before any Grid operation."""
         ...
 
+    def rule(self, strategy: Strategy) -> None:
+        """The strategy whose demands on train replies hold from here on (its `intake_weight`)."""
+        ...
+
     def seal(
         self, round: int, model: ArrayRecord, state: RecordDict, report: Mapping[str, Any]
     ) -> None:
@@ -51,6 +57,9 @@ class NoRecorder:
 
     def resume(self) -> Seal | None:
         return None
+
+    def rule(self, strategy: Strategy) -> None:
+        """Nothing."""
 
     def seal(
         self, round: int, model: ArrayRecord, state: RecordDict, report: Mapping[str, Any]

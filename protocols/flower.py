@@ -74,6 +74,8 @@ from barnraise.protocols.tensors import (
 __all__ = ["Grid", "Run"]
 
 SERVER_NODE_ID = 1
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CRASHED = ErrorCode.CLIENT_APP_CRASHED
 _CARRY = "barnraise.carry"
 
 
@@ -476,9 +478,7 @@ def run_handler(
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__} at {_place(error)}"
         log = "".join(traceback.format_exception(error))
-        return Handled(
-            None, Failure(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), None, None, log
-        )
+        return Handled(None, Failure(RAISED, reason), None, None, log)
     finally:
         _slot.reset(token)
     return _handled(reply, context, slot)
@@ -487,14 +487,14 @@ def run_handler(
 def _handled(reply: object, context: Context, slot: _Slot) -> Handled:
     if not isinstance(reply, Message):
         reason = f"the handler returned {type(reply).__name__}, not a Message"
-        failure = Failure(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        failure = Failure(RAISED, reason)
         return Handled(None, failure, None, None, reason)
     if reply.has_error():
         failure = Failure(reply.error.code, reply.error.reason or "")
         return Handled(None, failure, context.state, slot.records, failure.reason)
     if not reply.has_content():
         reason = "the handler returned a Message without content"
-        failure = Failure(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        failure = Failure(RAISED, reason)
         return Handled(None, failure, None, None, reason)
     return Handled(reply.content, None, context.state, slot.records)
 

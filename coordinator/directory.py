@@ -1,0 +1,125 @@
+"""A run's directory: journal, blobs, members' own things, a copy of the app, and one lock.
+
+    D/journal.db  D/blobs/  D/members/  D/app/  D/secret  D/lock  D/logs/  D/model.safetensors
+
+Without a directory of its own a run lives in a temporary one, where nothing is synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from barnraise.coordinator.blobs import BlobStore
+from barnraise.coordinator.journal import Journal, disk_full
+from barnraise.coordinator.members import MemberStore
+from barnraise.protocols.errors import BarnraiseError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """An opened directory; whoever opened it holds its lock. `durable` is False for temporary ones."""
+
+    root: Path
+    durable: bool
+    journal: Journal
+    blobs: BlobStore
+
+    def members(self) -> MemberStore:
+        return MemberStore(self.root / "members", durable=self.durable)
+
+    def keep_secret(self, secret: bytes) -> bytes:
+        """The run's secret: what the directory holds, or `secret`, which it holds from now on."""
+        path = self.root / "secret"
+        if path.exists():
+            return path.read_bytes()
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(secret)
+            file.flush()
+            if self.durable:
+                os.fsync(file.fileno())
+        return secret
+
+    def keep_app(self, files: Mapping[str, bytes]) -> None:
+        """A copy of the app's code, so that the run can be replayed wherever the directory goes."""
+        for name, data in files.items():
+            path = self.root / "app" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    def publish(self, blob: str) -> Path:
+        """`model.safetensors`: the final model, whose SHA-256 is the run's digest."""
+        target = self.root / "model.safetensors"
+        temp = self.root / "model.safetensors.new"
+        temp.unlink(missing_ok=True)
+        shutil.copyfile(self.blobs.path(blob), temp)
+        temp.rename(target)
+        return target
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[RunDirectory]:
+    """Open a run's directory, made if needed, under its lock. Raises D102, D104, D105, D106."""
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="barnraise-") as name:
+            yield from _open(Path(name), durable=False)
+    else:
+        with _locked(path):
+            yield from _open(path, durable=True)
+
+
+def _open(root: Path, *, durable: bool) -> Iterator[RunDirectory]:
+    journal = Journal(root / "journal.db", durable=durable)
+    try:
+        with disk_errors(root):
+            blobs = BlobStore(root / "blobs", durable=durable)
+        yield RunDirectory(root, durable, journal, blobs)
+    finally:
+        journal.close()
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            raise BarnraiseError(
+                "D102",
+                f"{root} is in use",
+                f"process {holder or 'unknown'} holds its lock",
+                next="wait for that process, or end it; then run the same command again",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the file system says into D104 or D105."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(Path(error.filename or path)) from error
+        raise BarnraiseError(
+            "D105",
+            f"{error.filename or path} cannot be written",
+            error.strerror or str(error),
+            next="give a directory that you may write to",
+        ) from error

@@ -1,0 +1,57 @@
+"""What arrived, as the intake reads it; and a sink that only names what it is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from barnraise.coordinator.blobs import BlobStore
+from barnraise.protocols.content import Envelope
+from barnraise.protocols.tensors import Spec, first_nonfinite
+
+_KEPT = 1024
+
+
+class StoredEvidence:
+    """Reads from the blob store; keeps the last envelopes, which several steps of a round ask for."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._envelopes: dict[str, Envelope] = {}
+
+    def envelope(self, digest: str) -> Envelope:
+        """`ContentError` if the bytes are no envelope."""
+        if (known := self._envelopes.get(digest)) is None:
+            if len(self._envelopes) >= _KEPT:
+                self._envelopes.clear()
+            known = self._envelopes[digest] = Envelope.decode(self._blobs.read(digest))
+        return known
+
+    def specs(self, blob: str) -> Mapping[str, Spec]:
+        return self._blobs.specs(blob)
+
+    def nonfinite(self, blob: str) -> str | None:
+        return first_nonfinite(self._blobs.path(blob), self._blobs.specs(blob).values())
+
+
+class HashOnly:
+    """A sink for a replay: it names the content that the app asks to send, and writes nothing."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def put(self, pieces: Iterator[memoryview]) -> str:
+        hasher = hashlib.sha256()
+        for piece in pieces:
+            hasher.update(piece)
+        return "sha256:" + hasher.hexdigest()
+
+    def has(self, digest: str) -> bool:
+        return self._blobs.has(digest)
+
+    def path(self, digest: str) -> Path:
+        return self._blobs.path(digest)
+
+    def specs(self, digest: str) -> Mapping[str, Spec]:
+        return self._blobs.specs(digest)

@@ -1,0 +1,84 @@
+"""The fleet: whoever carries orders to members and brings their replies back.
+
+`LocalFleet` runs ClientApps in this process. The Grid knows fleets by this page alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from barnraise.protocols.flower import Header
+from barnraise.protocols.identity import Member
+
+
+@dataclass(frozen=True)
+class Order:
+    """One message to one member. `content` is the digest of its envelope, a blob in the store."""
+
+    id: str
+    batch: int
+    member: Member
+    type: str
+    group: str
+    content: str
+    ttl: float
+    created: float
+
+    def header(self, run_id: int) -> Header:
+        return Header(
+            run_id, self.id, self.member.node_id, self.type, self.group, self.ttl, self.created
+        )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a member handed in for an order. Its envelope and blobs are in the store, unsynced.
+
+    `member` is who delivered, as the fleet knows it (never as the reply claims). `size` counts the
+    envelope and the blobs in bytes; `at` is the fleet's clock. `statement` is None on unsigned fleets.
+    """
+
+    order: str
+    member: str
+    content: str
+    size: int
+    statement: Mapping[str, Any] | None
+    at: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The coordinator's word that a verdict is on disk; only then may a node forget its reply."""
+
+    order: str
+    verdict: str
+    reason: str
+    entry: str
+
+
+class Fleet(Protocol):
+    """`signed`: whether replies must carry their member's statement."""
+
+    signed: bool
+
+    def roster(self) -> Sequence[Member]:
+        """The members admitted to the run, in canonical order."""
+        ...
+
+    def now(self) -> float:
+        """Seconds of coordinator-up time; a simulation's clock may jump."""
+        ...
+
+    def dispatch(self, orders: Sequence[Order]) -> None:
+        """Send the orders. The same order again is the same order: nothing is done twice."""
+        ...
+
+    def arrivals(self, until: float | None) -> Sequence[Delivery]:
+        """The next deliveries; waits for one until `until` (None: without end); empty when it passed."""
+        ...
+
+    def acknowledge(self, receipts: Sequence[Receipt]) -> None: ...
+
+    def close(self) -> None: ...

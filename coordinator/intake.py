@@ -1,0 +1,238 @@
+"""Intake: every arrival goes in, a verdict and its reason come out. A pure state machine.
+
+What a reply must be is said by its `Expectation`, taken from its order; what it is, by an `Evidence`,
+which reads the arrived bytes. Nothing is judged that the order did not ask for (DESIGN §6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from barnraise.coordinator.fleet import Delivery
+from barnraise.protocols import statements
+from barnraise.protocols.content import Arrays, ContentError, Envelope, Values
+from barnraise.protocols.tensors import BlobError, Spec
+
+Shape = tuple[np.dtype[Any], tuple[int, ...]]
+MAX_WEIGHT = 2**31
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the reply to one order must be.
+
+    `arrays`: for a train order, each float record it carried, with its arrays' dtypes and shapes.
+    `weight`: the metric that must be an integer in [1, 2^31), if the strategy named one.
+    `public_key` is None where the fleet does not sign.
+    """
+
+    order: str
+    batch: int
+    member: str
+    public_key: bytes | None
+    payload: Mapping[str, str]
+    size_cap: int
+    arrays: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
+    weight: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`kind`: accepted, refused, late, repeated or unknown. `code` and `reason` say why not accepted."""
+
+    kind: str
+    code: str = ""
+    reason: str = ""
+
+
+class Evidence(Protocol):
+    """The arrived bytes of one delivery, read only as far as the verdict needs."""
+
+    def envelope(self, digest: str) -> Envelope: ...
+
+    def specs(self, blob: str) -> Mapping[str, Spec]: ...
+
+    def nonfinite(self, blob: str) -> str | None: ...
+
+
+class Intake:
+    """Which orders are out, which are judged, which came too late. Holds no bytes."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Expectation] = {}
+        self._unanswered: dict[str, Expectation] = {}
+        self._judged: set[str] = set()
+        self.unknown = 0
+
+    def open(self, expectation: Expectation) -> None:
+        self._open[expectation.order] = expectation
+
+    def close(self, batch: int) -> None:
+        """From here on replies to this batch are late; its judged orders are forgotten."""
+        for order in [o for o, e in self._open.items() if e.batch == batch]:
+            expectation = self._open.pop(order)
+            if order in self._judged:
+                self._judged.discard(order)
+            else:
+                self._unanswered[order] = expectation
+
+    def judge(self, delivery: Delivery, evidence: Evidence) -> tuple[Verdict, int]:
+        """The verdict on this delivery and the batch that it belongs to (-1 if unknown)."""
+        expectation = self._open.get(delivery.order)
+        if expectation is None:
+            return self._judge_closed(delivery)
+        if delivery.member != expectation.member:
+            self.unknown += 1
+            return Verdict("unknown", "M103", "delivered by another member"), expectation.batch
+        if delivery.order in self._judged:
+            return Verdict("repeated"), expectation.batch
+        self._judged.add(delivery.order)
+        refusal = examine(expectation, delivery, evidence)
+        return refusal or Verdict("accepted"), expectation.batch
+
+    def _judge_closed(self, delivery: Delivery) -> tuple[Verdict, int]:
+        expectation = self._unanswered.get(delivery.order)
+        if expectation is None or expectation.member != delivery.member:
+            self.unknown += 1
+            return Verdict("unknown"), -1
+        del self._unanswered[delivery.order]
+        return Verdict("late", "M110", "its batch was closed before it came"), expectation.batch
+
+    def already(self, order: str) -> None:
+        """The journal already holds a verdict on this order."""
+        self._judged.add(order)
+        self._unanswered.pop(order, None)
+
+
+def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Verdict | None:
+    """None if the reply may be accepted, else why not. The cheap checks come first."""
+    if delivery.size > expected.size_cap:
+        return _refuse("M102", f"{delivery.size} bytes; at most {expected.size_cap} are taken")
+    try:
+        envelope = evidence.envelope(delivery.content)
+        specs = {blob: evidence.specs(blob) for blob in envelope.blobs()}
+    except (ContentError, BlobError, OSError) as error:
+        return _refuse("M101", str(error))
+    if (verdict := _signed(expected, delivery)) is not None:
+        return verdict
+    if envelope.failure is not None:
+        return _refuse("M108", envelope.failure.reason)
+    return (
+        _names_and_shapes(expected, envelope, specs)
+        or _weight(expected, envelope)
+        or _finite(expected, envelope, evidence)
+    )
+
+
+def _refuse(code: str, reason: str) -> Verdict:
+    return Verdict("refused", code, reason)
+
+
+def _signed(expected: Expectation, delivery: Delivery) -> Verdict | None:
+    if expected.public_key is None:
+        return None
+    if delivery.statement is None:
+        return _refuse("M103", "it carries no statement")
+    try:
+        payload = statements.verify(expected.public_key, "reply", delivery.statement)
+    except statements.StatementError as error:
+        return _refuse("M103", str(error))
+    for key, value in {**expected.payload, "content": delivery.content}.items():
+        if payload.get(key) != value:
+            return _refuse("M103", f"its statement names another {key}")
+    return None
+
+
+def _names_and_shapes(
+    expected: Expectation, envelope: Envelope, specs: Mapping[str, Mapping[str, Spec]]
+) -> Verdict | None:
+    records = dict(envelope.records)
+    for name, wanted in expected.arrays.items():
+        record = records.get(name)
+        if not isinstance(record, Arrays):
+            continue
+        got = specs[record.blob]
+        if any(e.raw for e in record.entries) or set(got) != set(wanted):
+            return _refuse("M104", _difference(name, set(wanted), set(got)))
+        for key, (dtype, shape) in wanted.items():
+            if (got[key].dtype, got[key].shape) != (dtype, shape):
+                found = f"{got[key].dtype}{list(got[key].shape)}"
+                return _refuse("M105", f"{name}[{key}] is {found}, not {dtype}{list(shape)}")
+    return None
+
+
+def _difference(name: str, wanted: set[str], got: set[str]) -> str:
+    lacking, extra = sorted(wanted - got)[:3], sorted(got - wanted)[:3]
+    parts = [f"lacks {', '.join(lacking)}"] if lacking else []
+    parts += [f"adds {', '.join(extra)}"] if extra else []
+    return f"{name} " + (" and ".join(parts) or "holds serialized objects")
+
+
+def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
+    if expected.weight is None:
+        return None
+    found = [
+        value
+        for _, record in envelope.records
+        if isinstance(record, Values) and record.kind == "metrics"
+        for key, value in record.items
+        if key == expected.weight
+    ]
+    if len(found) == 1 and type(found[0]) is int and 1 <= found[0] < MAX_WEIGHT:
+        return None
+    shown = repr(found[0]) if found else "missing"
+    return _refuse("M107", f"the weight {expected.weight!r} is {shown[:60]}")
+
+
+def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:
+    for name, record in envelope.records:
+        if name in expected.arrays and isinstance(record, Arrays):
+            bad = evidence.nonfinite(record.blob)
+            if bad is not None:
+                return _refuse("M106", f"{name}[{bad}] holds NaN or infinity")
+    return None
+
+
+def outliers(replies: Mapping[str, Envelope]) -> dict[str, str]:
+    """The keys of `replies` whose record names or metric keys and kinds differ from most, and how.
+
+    `replies` comes in canonical order; of equally common forms the first counts. One such reply would
+    end a Flower strategy, so the Grid sets it aside.
+    """
+    forms = {key: _form(envelope) for key, envelope in replies.items()}
+    counts: dict[Any, int] = {}
+    for form in forms.values():
+        counts[form] = counts.get(form, 0) + 1
+    if len(counts) < 2:
+        return {}
+    usual = max(counts, key=lambda form: counts[form])
+    return {
+        key: f"records {_say(form)}; most of the batch sent {_say(usual)}"
+        for key, form in forms.items()
+        if form != usual
+    }
+
+
+def _form(envelope: Envelope) -> tuple[Any, ...]:
+    return tuple(sorted((name, *_record_form(record)) for name, record in envelope.records))
+
+
+def _record_form(record: Arrays | Values) -> tuple[Any, ...]:
+    if isinstance(record, Arrays):
+        return ("arrays", tuple(sorted((e.key, "") for e in record.entries)))
+    if record.kind == "config":
+        return ("config", ())
+    return ("metrics", tuple(sorted((key, _kind(value)) for key, value in record.items)))
+
+
+def _kind(value: Any) -> str:
+    return f"list of {len(value)}" if isinstance(value, list) else "number"
+
+
+def _say(form: tuple[Any, ...]) -> str:
+    parts = [f"{name} ({', '.join(key for key, _ in keys)})" for name, _, keys in form]
+    return ", ".join(parts)[:300] or "nothing"

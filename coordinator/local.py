@@ -1,0 +1,240 @@
+"""LocalFleet: every member's ClientApp in this process, one handler at a time.
+
+For tests and simulation; it implements what a real fleet does. Its clock is the simulation's own: an
+order takes no time unless a fault says so, so nothing ever sleeps and a run is the same each time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
+
+from barnraise.coordinator import events
+from barnraise.coordinator.blobs import BlobStore
+from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
+from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.members import MemberStore, Work
+from barnraise.coordinator.rounds import category_of
+from barnraise.protocols import flower, identity, progress, statements
+from barnraise.protocols.content import ContentError, Envelope, Failure
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.flower import Handled
+from barnraise.protocols.randomness import derive
+
+COMMIT_EVERY = 0.05  # seconds of work that one commit may gather
+
+
+@dataclass(frozen=True)
+class LocalMember:
+    """A simulated member: its keys and secret follow from the simulation's secret and its name."""
+
+    member: identity.Member
+    key: Ed25519PrivateKey
+    secret: bytes
+    config: UserConfig
+
+    @classmethod
+    def simulated(cls, secret: bytes, name: str, config: UserConfig) -> LocalMember:
+        key = identity.simulated_key(secret, name)
+        member = identity.Member(name, key.public_key().public_bytes_raw())
+        return cls(member, key, derive(secret, "member", name), config)
+
+
+@dataclass(frozen=True)
+class Local:
+    """What every handler of a run is given."""
+
+    federation: str
+    run: str
+    run_id: int
+    config: UserConfig
+
+
+@dataclass(order=True)
+class _Due:
+    at: float
+    number: int
+    delivery: Delivery = field(compare=False)
+
+
+class LocalFleet:
+    """Owned by the thread in which the ServerApp runs; `arrivals` is where the handlers run."""
+
+    signed = True
+
+    def __init__(
+        self,
+        app: ClientApp,
+        members: Sequence[LocalMember],
+        run: Local,
+        blobs: BlobStore,
+        store: MemberStore,
+        *,
+        faults: Faults | None = None,
+        watcher: events.Watcher = events.nobody,
+        site_log: Callable[[str, str], None] = lambda member, text: None,
+    ) -> None:
+        self._app, self._run, self._blobs, self._store = app, run, blobs, store
+        self._members = {m.member.name: m for m in sorted(members, key=lambda m: m.member)}
+        self._faults = faults or NoFaults()
+        self._watch, self._site_log = watcher, site_log
+        self._queue: deque[tuple[Order, float]] = deque()
+        self._due: list[_Due] = []
+        self._clock = 0.0
+        self._count = 0
+        self._rounds: dict[str, set[int]] = {}
+
+    def roster(self) -> Sequence[identity.Member]:
+        return [m.member for m in self._members.values()]
+
+    def now(self) -> float:
+        return self._clock
+
+    def dispatch(self, orders: Sequence[Order]) -> None:
+        self._queue.extend((order, self._clock) for order in orders)
+
+    def arrivals(self, until: float | None) -> Sequence[Delivery]:
+        """Runs waiting handlers; when none is left, the clock jumps to the next thing that happens."""
+        while True:
+            self._work()
+            if arrived := self._take_due():
+                return arrived
+            if self._queue:
+                continue
+            if self._due and (until is None or self._due[0].at <= until):
+                self._clock = self._due[0].at
+                continue
+            if until is None:
+                raise _stalled()
+            self._clock = max(self._clock, until)
+            return []
+
+    def acknowledge(self, receipts: Sequence[Receipt]) -> None:
+        self._store.forget([r.order for r in receipts])
+
+    def close(self) -> None:
+        self._store.close()
+
+    # --- the work -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Run handlers for a while, then commit what they left, then let their replies go."""
+        started = time.monotonic()
+        done: list[tuple[float, Delivery]] = []
+        while self._queue and time.monotonic() - started < COMMIT_EVERY:
+            order, sent = self._queue.popleft()
+            fault = self._fault(order)
+            delivery = self._store.replied(order.id) or self._perform(order, fault)
+            if not isinstance(fault, Drop):
+                delay = fault.seconds if isinstance(fault, Delay) else 0.0
+                done.append((sent + delay, replace(delivery, at=sent + delay)))
+        self._blobs.sync()
+        self._store.commit()
+        for at, delivery in done:
+            self._count += 1
+            heapq.heappush(self._due, _Due(at, self._count, delivery))
+
+    def _take_due(self) -> list[Delivery]:
+        arrived = []
+        while self._due and self._due[0].at <= self._clock:
+            arrived.append(heapq.heappop(self._due).delivery)
+        return arrived
+
+    def _fault(self, order: Order) -> Fault | None:
+        name = order.member.name
+        seen = self._rounds.setdefault(name, set())
+        if category_of(order.type) == "train":
+            seen.add(order.batch)
+        return self._faults.of(name, len(seen), order.type)
+
+    def _perform(self, order: Order, fault: Fault | None) -> Delivery:
+        """Run the handler, encode and sign its reply, stage what goes with it."""
+        member = self._members[order.member.name]
+        handled = self._handle(order, member, fault)
+        if handled.log:
+            self._site_log(order.member.name, handled.log)
+        envelope, handled = self._encode(handled, fault)
+        data = envelope.encode()
+        content = self._blobs.put([data])
+        size = len(data) + sum(self._blobs.size(blob) for blob in envelope.blobs())
+        delivery = Delivery(
+            order.id, member.member.name, content, size, self._sign(member, order, content), 0.0
+        )
+        self._store.stage(Work(delivery, handled.state, handled.carry))
+        return delivery
+
+    def _handle(self, order: Order, member: LocalMember, fault: Fault | None) -> Handled:
+        deaths = fault.times if isinstance(fault, Kill) else 0
+        if deaths >= 2:
+            why = "the worker died twice over this order"
+            return Handled(None, Failure(flower.CRASHED, why), None, None, why)
+        for _ in range(deaths):
+            self._run_once(order, member)
+        return self._run_once(order, member)
+
+    def _run_once(self, order: Order, member: LocalMember) -> Handled:
+        name = member.member.name
+        records = flower.decode(Envelope.decode(self._blobs.read(order.content)), self._blobs)
+        state, carry = self._store.recall(name)
+        run = self._run
+        context = flower.new_context(
+            run.run_id, member.member.node_id, member.config, state, run.config
+        )
+        message = flower.instruction(order.header(run.run_id), records)
+        seed = derive(member.secret, "order", order.id)
+
+        def listener(what: str, done: int, total: int) -> None:
+            self._watch(events.Progress(name, what, done, total))
+
+        with flower.generators_kept(), progress.listening(listener):
+            return flower.run_handler(self._app, message, context, carry, seed)
+
+    def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, Handled]:
+        if handled.failure is not None:
+            return Envelope(failure=handled.failure), handled
+        assert handled.reply is not None
+        reply = handled.reply
+        if isinstance(fault, Poison):
+            reply = fault.change(reply) or reply
+        try:
+            envelope = flower.encode(reply, self._blobs)
+            envelope.encode()
+        except (ContentError, TypeError) as error:
+            failure = Failure(flower.RAISED, f"its reply cannot be sent: {error}")
+            return Envelope(failure=failure), Handled(None, failure, None, None, str(error))
+        return envelope, handled
+
+    def _sign(self, member: LocalMember, order: Order, content: str) -> Mapping[str, Any]:
+        payload = statements.reply_payload(
+            self._run.federation, self._run.run, order.id, content, statements.NO_POLICY
+        )
+        return statements.sign(member.key, member.member.name, "reply", payload)
+
+
+def _stalled() -> BarnraiseError:
+    return BarnraiseError(
+        "A202",
+        "a batch waits for replies that never come",
+        "the simulated members that have not answered never will, and nothing limits the wait",
+        next="give the batch a timeout, or the charter a deadline",
+    )
+
+
+def site_log_in(directory: Path) -> Callable[[str, str], None]:
+    """A member's own log: `directory/<member>.log`. What is in it never leaves the site."""
+
+    def write(member: str, text: str) -> None:
+        directory.mkdir(exist_ok=True)
+        with (directory / f"{member}.log").open("a") as file:
+            file.write(text.rstrip("\n") + "\n")
+
+    return write

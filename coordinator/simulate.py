@@ -1,0 +1,348 @@
+"""A federation in this process: `sim run`, `sim replay`, and what `barnraise.testing` stands on.
+
+A run is described by a `Plan`; `execute` opens its directory, holds the plan against what the directory
+already knows, and conducts the run over a `LocalFleet`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from barnraise.coordinator import events
+from barnraise.coordinator.conduct import conduct
+from barnraise.coordinator.directory import RunDirectory, disk_errors, opened
+from barnraise.coordinator.faults import Faults
+from barnraise.coordinator.grid import DurableGrid, Terms
+from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
+from barnraise.coordinator.rounds import Policy
+from barnraise.coordinator.runlog import RunLog
+from barnraise.protocols import flower, identity
+from barnraise.protocols.apps import app_digest, code_files
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.randomness import commitment, derive, simulation_secret
+
+FEDERATION = "sim"
+STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a simulated run.
+
+    `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
+    config. `load` imports the two apps when they are needed.
+    """
+
+    name: str
+    code: Mapping[str, bytes]
+    config: UserConfig
+    members: Mapping[str, UserConfig]
+    seed: int
+    load: Callable[[], tuple[ServerApp, ClientApp]]
+    source: Mapping[str, Any]
+    policy: Policy = field(default_factory=Policy)
+    mixed_replies: bool = False
+
+    @property
+    def secret(self) -> bytes:
+        return simulation_secret(self.seed)
+
+    @property
+    def run(self) -> str:
+        return derive(self.secret, "run", self.name).hex()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `model` is the SHA-256 of `model.safetensors` where the app named a model."""
+
+    run: str
+    app: str
+    model: str
+    members: tuple[str, ...]
+    batches: int
+    seconds: float
+    resumed: bool
+    finished_before: bool
+    report: Mapping[str, Any]
+    directory: Path | None
+    problems: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        out = asdict(self)
+        out["directory"] = str(self.directory) if self.directory else None
+        return {"ok": True, **out}
+
+
+def execute(
+    plan: Plan,
+    directory: Path | None,
+    *,
+    watcher: events.Watcher = events.nobody,
+    faults: Faults | None = None,
+    replay: bool = False,
+) -> Outcome:
+    """Run the plan in `directory` (None: a temporary one), or replay what is there with no client.
+
+    A run that was cut short goes on where it was; one that is finished is reported, not repeated.
+    """
+    with opened(directory) as place, disk_errors(place.root):
+        return _Execution(plan, place, directory, watcher, faults, replay).execute()
+
+
+class _Execution:
+    def __init__(
+        self,
+        plan: Plan,
+        place: RunDirectory,
+        directory: Path | None,
+        watcher: events.Watcher,
+        faults: Faults | None,
+        replay: bool,
+    ) -> None:
+        self.plan, self.place, self.directory = plan, place, directory
+        self.faults, self.replay = faults, replay
+        self.problems: list[str] = []
+        self._watcher = watcher
+        self.secret = place.keep_secret(plan.secret)
+        self.members = [
+            LocalMember.simulated(self.secret, name, config)
+            for name, config in plan.members.items()
+        ]
+        self.log = RunLog(plan.run, place.journal, place.blobs, _utc)
+
+    def execute(self) -> Outcome:
+        started = time.monotonic()
+        resumed = self._open_run()
+        closed = self.log.last("run.closed")
+        if closed is not None and not self.replay:
+            return self._outcome(closed[1], started, resumed=True, finished_before=True)
+        if closed is None and self.replay:
+            raise BarnraiseError(
+                "R103",
+                f"{self.place.root} holds a run that is not finished",
+                f"its journal has {len(self.place.journal)} entries and no run.closed",
+                next="run the command that started it again: it continues",
+            )
+        self.watch(
+            events.RunOpened(self.plan.run, self.plan.name, tuple(self.plan.members), resumed)
+        )
+        self._conduct()
+        closed = self.log.last("run.closed")
+        assert closed is not None
+        if closed[1]["named"] and not self.replay:
+            self.place.publish(closed[1]["model"])
+        return self._outcome(closed[1], started, resumed=resumed, finished_before=False)
+
+    def watch(self, event: events.Event) -> None:
+        """Keep what went wrong for the outcome, and pass the event on."""
+        if isinstance(event, events.BatchClosed):
+            where = f"batch {event.batch} ({event.type})"
+            self.problems += [f"{where}: {m}: {why}" for m, why in event.refused.items()]
+            self.problems += [f"{where}: {m}: {why}" for m, why in event.absent.items()]
+        self._watcher(event)
+
+    def _conduct(self) -> None:
+        plan = self.plan
+        server, client = plan.load()
+        run_id = int(plan.run, 16)
+        terms = Terms(
+            FEDERATION,
+            plan.run,
+            run_id,
+            plan.policy,
+            mixed_replies=plan.mixed_replies,
+            stall_after=STALL_AFTER,
+        )
+        fleet = None if self.replay else self._fleet(client, run_id)
+        try:
+            members = sorted(m.member for m in self.members)
+            grid = DurableGrid(terms, self.log, self.place.blobs, fleet, members, self.watch)
+            conduct(server, grid, plan.config, self.secret, resumable=not self.replay)
+        finally:
+            if fleet is not None:
+                fleet.close()
+
+    def _fleet(self, client: ClientApp, run_id: int) -> LocalFleet:
+        return LocalFleet(
+            client,
+            self.members,
+            Local(FEDERATION, self.plan.run, run_id, self.plan.config),
+            self.place.blobs,
+            self.place.members(),
+            faults=self.faults,
+            watcher=self.watch,
+            site_log=site_log_in(self.place.root / "logs"),
+        )
+
+    def _outcome(
+        self, closed: Mapping[str, Any], started: float, *, resumed: bool, finished_before: bool
+    ) -> Outcome:
+        batches = sum(1 for _, e in self.log.read() if e.type == "batch.sent")
+        return Outcome(
+            self.plan.run,
+            app_digest(self.plan.code),
+            closed["model"],
+            tuple(self.plan.members),
+            batches,
+            time.monotonic() - started,
+            resumed,
+            finished_before,
+            closed["report"],
+            self.directory,
+            tuple(self.problems),
+        )
+
+    # --- what the directory knows ----------------------------------------------------------------
+
+    def _open_run(self) -> bool:
+        """Put the run on record, or hold the plan against the record. True if it was there."""
+        body = self._opened_body()
+        for _, entry in self.place.journal.entries():
+            if entry.type == "run.opened":
+                _hold(self.log.whole(entry).body, body, self.place.root)
+                return True
+        self.place.keep_app(self.plan.code)
+        source = {**self.plan.source, "config": self.plan.config, "seed": self.plan.seed}
+        (self.place.root / "source.json").write_text(json.dumps(source, indent=1))
+        self.log.write(("run.opened", body))
+        return False
+
+    def _opened_body(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "run": plan.run,
+            "federation": FEDERATION,
+            "app": {"name": plan.name, "digest": app_digest(plan.code)},
+            "config": json.dumps(plan.config, sort_keys=True),
+            "members": [[m.member.name, m.member.public_key.hex()] for m in self.members],
+            "policy": asdict(plan.policy),
+            "seed": commitment(self.secret),
+            "versions": {name: version(name) for name in ("barnraise", "flwr", "numpy")},
+        }
+
+
+def _hold(recorded: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
+    """D101 unless the directory's run is the one that is asked for."""
+    differences = [
+        f"{key}: the directory has {_short(recorded[key])}, this command {_short(now[key])}"
+        for key in ("app", "config", "members", "policy", "seed")
+        if recorded[key] != now[key]
+    ]
+    if differences:
+        raise BarnraiseError(
+            "D101",
+            f"{root} belongs to another run",
+            "\n".join(differences),
+            next="give another --dir, or the app and options with which this one was started",
+        )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "digest" in value:
+        return f"{value['name']} {value['digest']}"
+    if isinstance(value, list):
+        return f"{len(value)} members ({', '.join(name for name, _ in value[:8])})"
+    return str(value)
+
+
+def _utc() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# --- any Flower app --------------------------------------------------------------------------------
+
+
+def run_app(
+    app_dir: Path,
+    *,
+    sites: int,
+    directory: Path | None,
+    config: UserConfig,
+    seed: int = 0,
+    watcher: events.Watcher = events.nobody,
+) -> Outcome:
+    """`sim run APP`: any standard Flower app on the message API, unmodified."""
+    if sites < 1:
+        raise BarnraiseError(
+            "X102", f"{sites} sites are no federation", next="give --sites N, N ≥ 1"
+        )
+    return execute(
+        app_plan(app_dir, identity.site_names(sites), config, seed), directory, watcher=watcher
+    )
+
+
+def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int) -> Plan:
+    """The plan for a Flower app directory."""
+    app_dir = app_dir.absolute()
+    project = flower.project(app_dir, config)
+    members: dict[str, UserConfig] = {
+        name: {"partition-id": i, "num-partitions": len(names)} for i, name in enumerate(names)
+    }
+
+    def load() -> tuple[ServerApp, ClientApp]:
+        sys.path.insert(0, str(app_dir))
+        server = flower.load_server_app(project.server, app_dir)
+        return server, flower.load_client_app(project.client, app_dir)
+
+    return Plan(
+        project.name,
+        code_files(app_dir),
+        project.config,
+        members,
+        seed,
+        load,
+        {"kind": "app", "path": str(app_dir), "sites": len(names)},
+        mixed_replies=project.mixed_replies,
+    )
+
+
+# --- replay ------------------------------------------------------------------------------------------
+
+
+def replay(directory: Path, *, watcher: events.Watcher = events.nobody) -> Outcome:
+    """`sim replay D`: run the ServerApp of a finished run again, with no client at all."""
+    source = _source_of(directory)
+    plan = _plan_of(directory, source)
+    return execute(plan, directory, watcher=watcher, replay=True)
+
+
+def _source_of(directory: Path) -> dict[str, Any]:
+    try:
+        source: dict[str, Any] = json.loads((directory / "source.json").read_text())
+    except FileNotFoundError:
+        raise BarnraiseError(
+            "D103",
+            f"{directory} holds no run",
+            "it has no source.json" if directory.is_dir() else "there is no such directory",
+            next="give the --dir of a `barnraise sim run`",
+        ) from None
+    except ValueError as error:
+        raise BarnraiseError(
+            "D106", f"{directory / 'source.json'} is damaged", str(error)
+        ) from None
+    return source
+
+
+def _plan_of(directory: Path, source: Mapping[str, Any]) -> Plan:
+    original = Path(source["path"])
+    kept = directory / "app"
+    home = original if original.is_dir() and _same_code(original, kept) else kept
+    return app_plan(home, identity.site_names(source["sites"]), source["config"], source["seed"])
+
+
+def _same_code(one: Path, other: Path) -> bool:
+    return app_digest(code_files(one)) == app_digest(code_files(other))

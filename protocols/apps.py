@@ -1,0 +1,43 @@
+"""An app's code by digest: the digest of its sorted (path, sha256) list, not of an archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from barnraise.protocols.canonical import digest, digest_of
+
+CODE = frozenset({".py", ".pyi", ".toml", ".yaml", ".yml"})
+_NOT_CODE = frozenset({"__pycache__", "build", "dist", "node_modules", "venv", "env"})
+_A_RUN = "journal.db"  # a directory that holds one is a run's, not the app's
+
+
+def code_files(directory: Path) -> dict[str, bytes]:
+    """The app's code: files ending in `CODE`, by path relative to `directory`.
+
+    Hidden and built things, links, and directories of runs are left out, as are data and results: an
+    app that writes its model beside itself is still the same app.
+    """
+    found: dict[str, bytes] = {}
+    for root, folders, files in os.walk(directory):
+        here = Path(root)
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".")
+            and f not in _NOT_CODE
+            and not f.endswith(".egg-info")
+            and not (here / f).is_symlink()
+            and not (here / f / _A_RUN).exists()
+        )
+        for name in sorted(files):
+            path = here / name
+            if path.suffix in CODE and not name.startswith(".") and not path.is_symlink():
+                found[path.relative_to(directory).as_posix()] = path.read_bytes()
+    return found
+
+
+def app_digest(files: Mapping[str, bytes]) -> str:
+    """The digest of the sorted (path, sha256) list."""
+    return digest_of([[path, digest(files[path])] for path in sorted(files)])
