@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from barnraise.protocols import merkle
-from barnraise.protocols.canonical import canonical
-from barnraise.protocols.entries import MAX_ENTRY, Entry, EntryError
+from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
 
 _SCHEMA = """
@@ -66,9 +65,11 @@ class Journal:
             hashes.append(row[0])
         return merkle.Frontier(size[1], hashes)
 
-    def append(self, *entries: Entry) -> int:
-        """Append the entries, all or none; returns the index of the first. Durable on return."""
-        encoded = [entry.encode() for entry in entries]
+    def append(self, encoded: Sequence[bytes]) -> int:
+        """Append entries as `Entry.encode` gives them, all or none; durable on return.
+
+        Returns the index of the first.
+        """
         first = self._frontier.size
         for offset in range(len(encoded)):
             self._failpoint("before", first + offset)
@@ -168,15 +169,3 @@ def disk_full(path: Path) -> BarnraiseError:
         changed="everything acknowledged so far is kept",
         next="make room, then run the same command again: it continues",
     )
-
-
-def fit(entries: Sequence[Entry], put: Callable[[bytes], str]) -> list[Entry]:
-    """The same entries, with each body that is too large for one replaced by `{"blob": digest}`."""
-    fitted = []
-    for entry in entries:
-        if len(canonical(entry.body)) < MAX_ENTRY - 1024:
-            fitted.append(entry)
-        else:
-            body = {"run": entry.body["run"], "blob": put(canonical(entry.body))}
-            fitted.append(Entry(entry.type, entry.time, body))
-    return fitted

@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 
 from barnraise.coordinator import events
 from barnraise.coordinator.blobs import BlobStore
+from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.members import MemberStore, Work
@@ -84,6 +85,7 @@ class LocalFleet:
         site_log: Callable[[str, str], None] = lambda member, text: None,
     ) -> None:
         self._app, self._run, self._blobs, self._store = app, run, blobs, store
+        self._evidence = StoredEvidence(blobs)
         self._members = {m.member.name: m for m in sorted(members, key=lambda m: m.member)}
         self._faults = faults or NoFaults()
         self._watch, self._site_log = watcher, site_log
@@ -162,8 +164,7 @@ class LocalFleet:
         handled = self._handle(order, member, fault)
         if handled.log:
             self._site_log(order.member.name, handled.log)
-        envelope, handled = self._encode(handled, fault)
-        data = envelope.encode()
+        envelope, data, handled = self._encode(handled, fault)
         content = self._blobs.put([data])
         size = len(data) + sum(self._blobs.size(blob) for blob in envelope.blobs())
         delivery = Delivery(
@@ -183,7 +184,7 @@ class LocalFleet:
 
     def _run_once(self, order: Order, member: LocalMember) -> Handled:
         name = member.member.name
-        records = flower.decode(Envelope.decode(self._blobs.read(order.content)), self._blobs)
+        records = flower.decode(self._evidence.envelope(order.content), self._blobs)
         state, carry = self._store.recall(name)
         run = self._run
         context = flower.new_context(
@@ -198,20 +199,24 @@ class LocalFleet:
         with flower.generators_kept(), progress.listening(listener):
             return flower.run_handler(self._app, message, context, carry, seed)
 
-    def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, Handled]:
+    def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, bytes, Handled]:
+        """The reply's envelope and its bytes; a reply that has no such form is a failure."""
         if handled.failure is not None:
-            return Envelope(failure=handled.failure), handled
+            envelope = Envelope(failure=handled.failure)
+            return envelope, envelope.encode(), handled
         assert handled.reply is not None
         reply = handled.reply
         if isinstance(fault, Poison):
             reply = fault.change(reply) or reply
         try:
             envelope = flower.encode(reply, self._blobs)
-            envelope.encode()
+            data = envelope.encode()
         except (ContentError, TypeError) as error:
             failure = Failure(flower.RAISED, f"its reply cannot be sent: {error}")
-            return Envelope(failure=failure), Handled(None, failure, None, None, str(error))
-        return envelope, handled
+            handled = Handled(None, failure, None, None, str(error))
+            envelope = Envelope(failure=failure)
+            return envelope, envelope.encode(), handled
+        return envelope, data, handled
 
     def _sign(self, member: LocalMember, order: Order, content: str) -> Mapping[str, Any]:
         payload = statements.reply_payload(

@@ -14,9 +14,9 @@ from typing import Any
 
 from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Order
-from barnraise.coordinator.journal import Journal, fit
-from barnraise.protocols.canonical import digest
-from barnraise.protocols.entries import Entry
+from barnraise.coordinator.journal import Journal
+from barnraise.protocols.canonical import canonical, digest
+from barnraise.protocols.entries import Entry, TooLarge
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member, order_id
 
@@ -96,15 +96,18 @@ class RunLog:
     def write(self, *facts: tuple[str, Mapping[str, Any]]) -> list[str]:
         """Append (type, body) facts together; returns the digest of each entry."""
         now = self._clock()
-        entries = [Entry(type_, now, {"run": self.run, **body}) for type_, body in facts]
-        fitted = fit(entries, self._put)
-        self.journal.append(*fitted)
-        return [digest(entry.encode()) for entry in fitted]
+        encoded = [self._encode(Entry(type_, now, {"run": self.run, **b})) for type_, b in facts]
+        self.journal.append(encoded)
+        return [digest(data) for data in encoded]
 
-    def _put(self, data: bytes) -> str:
-        name = self._blobs.put([data])
-        self._blobs.sync()
-        return name
+    def _encode(self, entry: Entry) -> bytes:
+        """The entry's bytes; what is larger than an entry goes into a blob, named by digest."""
+        try:
+            return entry.encode()
+        except TooLarge:
+            blob = self._blobs.put([canonical(entry.body)])
+            self._blobs.sync()
+            return Entry(entry.type, entry.time, {"run": self.run, "blob": blob}).encode()
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
         """This run's entries, with bodies that were too large for one read back from their blobs."""

@@ -39,6 +39,10 @@ class EntryError(ValueError):
     """Bytes that are no journal entry, or a body that none can hold."""
 
 
+class TooLarge(EntryError):
+    """A body that no entry can hold; it belongs into a blob."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """`Entry.decode(e.encode()) == e`. `time` is RFC 3339 in UTC; nothing is ever decided by it."""
@@ -55,7 +59,7 @@ class Entry:
         except canonical.NotCanonical as error:
             raise EntryError(str(error)) from None
         if len(data) > MAX_ENTRY:
-            raise EntryError(f"an entry of {len(data)} bytes; the limit is {MAX_ENTRY}")
+            raise TooLarge(f"an entry of {len(data)} bytes; the limit is {MAX_ENTRY}")
         return data
 
     @classmethod

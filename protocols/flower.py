@@ -65,6 +65,7 @@ from barnraise.protocols.tensors import (
     MemoryTensor,
     Spec,
     Tensor,
+    size_of,
     storable,
 )
 from barnraise.protocols.tensors import (
@@ -114,7 +115,7 @@ class LazyArray(Array):
     def __init__(
         self, digest: str, path: Path, spec: Spec, raw: tuple[str, str, tuple[int, ...]] | None
     ) -> None:
-        stype, dtype, shape = raw or (NUMPY, str(spec.dtype), spec.shape)
+        stype, dtype, shape = raw or (NUMPY, spec.dtype_name, spec.shape)
         self.__dict__.update(
             dtype=dtype, shape=shape, stype=stype, _blob=(digest, path, spec), _raw=raw is not None
         )
@@ -222,8 +223,7 @@ def _native(array: Array) -> NDArray[Any] | None:
     header = _npy_header(dtype, shape)
     if data.startswith(header):
         flat = np.frombuffer(data, np.uint8, offset=len(header))
-        count = int(np.prod(shape, dtype=object))
-        if flat.size == count * dtype.itemsize:
+        if flat.size == size_of(shape) * dtype.itemsize:
             return flat.view(dtype).reshape(shape)
     try:
         loaded = np.load(stream := io.BytesIO(data), allow_pickle=False)

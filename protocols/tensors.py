@@ -129,6 +129,7 @@ class Spec:
     shape: tuple[int, ...]
     start: int
     stop: int
+    dtype_name: str
 
     def open(self, path: Path) -> FileTensor:
         return FileTensor(path, self.start, self.dtype, self.shape)
@@ -201,7 +202,7 @@ def _spec(escaped: str, entry: Any, base: int, expected: int) -> Spec:
     name = unquote(escaped, errors="strict")
     if _escape(name) != escaped:
         raise BlobError("a tensor's name is not in canonical form")
-    return Spec(name, dtype, shape, base + offsets[0], base + offsets[1])
+    return Spec(name, dtype, shape, base + offsets[0], base + offsets[1], _NUMPY[code])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
