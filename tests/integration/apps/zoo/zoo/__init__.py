@@ -1,0 +1,1 @@
+"""A small app that uses every part of Flower's message API: least squares under any strategy."""
