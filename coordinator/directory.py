@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barnraise.coordinator.blobs import BlobStore
-from barnraise.coordinator.journal import Journal, disk_full
+from barnraise.coordinator.journal import Failpoint, Journal, disk_full, kill_from_environment
 from barnraise.coordinator.members import MemberStore
 from barnraise.protocols.errors import BarnraiseError
 
@@ -66,18 +66,20 @@ class RunDirectory:
 
 
 @contextmanager
-def opened(path: Path | None) -> Iterator[RunDirectory]:
+def opened(
+    path: Path | None, failpoint: Failpoint = kill_from_environment
+) -> Iterator[RunDirectory]:
     """Open a run's directory, made if needed, under its lock. Raises D102, D104, D105, D106."""
     if path is None:
         with tempfile.TemporaryDirectory(prefix="barnraise-") as name:
-            yield from _open(Path(name), durable=False)
+            yield from _open(Path(name), failpoint, durable=False)
     else:
         with _locked(path):
-            yield from _open(path, durable=True)
+            yield from _open(path, failpoint, durable=True)
 
 
-def _open(root: Path, *, durable: bool) -> Iterator[RunDirectory]:
-    journal = Journal(root / "journal.db", durable=durable)
+def _open(root: Path, failpoint: Failpoint, *, durable: bool) -> Iterator[RunDirectory]:
+    journal = Journal(root / "journal.db", durable=durable, failpoint=failpoint)
     try:
         with disk_errors(root):
             blobs = BlobStore(root / "blobs", durable=durable)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -85,7 +86,16 @@ class Waiting:
     text: str
 
 
-Event = RunOpened | BatchSent | Progress | Answered | BatchClosed | Sealed | Waiting
+@dataclass(frozen=True)
+class RunClosed:
+    """The run is on record as finished. `path` holds the final model, if the app named one."""
+
+    model: str
+    path: Path | None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+Event = RunOpened | BatchSent | Progress | Answered | BatchClosed | Sealed | Waiting | RunClosed
 
 
 class Watcher(Protocol):

@@ -25,6 +25,7 @@ from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory, disk_errors, opened
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.grid import DurableGrid, Terms
+from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
@@ -94,12 +95,13 @@ def execute(
     watcher: events.Watcher = events.nobody,
     faults: Faults | None = None,
     replay: bool = False,
+    failpoint: Failpoint = kill_from_environment,
 ) -> Outcome:
     """Run the plan in `directory` (None: a temporary one), or replay what is there with no client.
 
     A run that was cut short goes on where it was; one that is finished is reported, not repeated.
     """
-    with opened(directory) as place, disk_errors(place.root):
+    with opened(directory, failpoint) as place, disk_errors(place.root):
         return _Execution(plan, place, directory, watcher, faults, replay).execute()
 
 
@@ -129,6 +131,7 @@ class _Execution:
         resumed = self._open_run()
         closed = self.log.last("run.closed")
         if closed is not None and not self.replay:
+            self._tell_end(closed[1])
             return self._outcome(closed[1], started, resumed=True, finished_before=True)
         if closed is None and self.replay:
             raise BarnraiseError(
@@ -145,7 +148,12 @@ class _Execution:
         assert closed is not None
         if closed[1]["named"] and not self.replay:
             self.place.publish(closed[1]["model"])
+        self._tell_end(closed[1])
         return self._outcome(closed[1], started, resumed=resumed, finished_before=False)
+
+    def _tell_end(self, closed: Mapping[str, Any]) -> None:
+        path = self.place.blobs.path(closed["model"]) if closed["named"] else None
+        self.watch(events.RunClosed(closed["model"], path, closed["report"]))
 
     def watch(self, event: events.Event) -> None:
         """Keep what went wrong for the outcome, and pass the event on."""
