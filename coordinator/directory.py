@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.journal import Failpoint, Journal, disk_full, kill_from_environment
 from barnraise.coordinator.members import MemberStore
+from barnraise.protocols.apps import Code
 from barnraise.protocols.errors import BarnraiseError
 
 
@@ -48,12 +49,20 @@ class RunDirectory:
                 os.fsync(file.fileno())
         return secret
 
-    def keep_app(self, files: Mapping[str, bytes]) -> None:
-        """A copy of the app's code, so that the run can be replayed wherever the directory goes."""
+    @property
+    def app(self) -> Path:
+        """The directory's copy of the app's code."""
+        return self.root / "app"
+
+    def keep_app(self, files: Code) -> None:
+        """Copy the app's code, so that the run can be replayed wherever the directory goes."""
         for name, data in files.items():
-            path = self.root / "app" / name
+            path = self.app / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            if isinstance(data, bytes):
+                path.write_bytes(data)
+            else:
+                shutil.copyfile(data, path)
 
     def publish(self, blob: str) -> Path:
         """`model.safetensors`: the final model, whose SHA-256 is the run's digest."""

@@ -10,6 +10,7 @@ On Flower's own grids the recorder does nothing, so the same app runs there.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -41,6 +42,10 @@ class Recorder(Protocol):
         """The strategy whose demands on train replies hold from here on (its `intake_weight`)."""
         ...
 
+    def seed(self, label: str) -> int:
+        """A seed in [0, 2^63) that follows from the run seed and `label`, the same after a restart."""
+        ...
+
     def seal(
         self, round: int, model: ArrayRecord, state: RecordDict, report: Mapping[str, Any]
     ) -> None:
@@ -60,6 +65,9 @@ class NoRecorder:
 
     def rule(self, strategy: Strategy) -> None:
         """Nothing."""
+
+    def seed(self, label: str) -> int:
+        return random.getrandbits(63)
 
     def seal(
         self, round: int, model: ArrayRecord, state: RecordDict, report: Mapping[str, Any]

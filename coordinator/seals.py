@@ -56,6 +56,9 @@ class EngineRecorder:
         """What this strategy demands of train replies: the weight that it names."""
         self._grid.weight = getattr(strategy, "intake_weight", None)
 
+    def seed(self, label: str) -> int:
+        return int.from_bytes(derive(self._secret, "seed", label)[:8], "big") >> 1
+
     def seal(
         self, round: int, model: ArrayRecord, state: RecordDict, report: Mapping[str, Any]
     ) -> None:

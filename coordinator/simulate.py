@@ -30,7 +30,7 @@ from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower, identity
-from barnraise.protocols.apps import app_digest, code_files
+from barnraise.protocols.apps import Code, app_digest, code_files
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.randomness import commitment, derive, simulation_secret
 
@@ -43,15 +43,15 @@ class Plan:
     """Everything that decides a simulated run.
 
     `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
-    config. `load` imports the two apps when they are needed.
+    config. `load` imports the two apps when they are needed; it is given the directory's copy of `code`.
     """
 
     name: str
-    code: Mapping[str, bytes]
+    code: Code
     config: UserConfig
     members: Mapping[str, UserConfig]
     seed: int
-    load: Callable[[], tuple[ServerApp, ClientApp]]
+    load: Callable[[Path], tuple[ServerApp, ClientApp]]
     source: Mapping[str, Any]
     policy: Policy = field(default_factory=Policy)
     mixed_replies: bool = False
@@ -165,7 +165,7 @@ class _Execution:
 
     def _conduct(self) -> None:
         plan = self.plan
-        server, client = plan.load()
+        server, client = plan.load(self.place.app)
         run_id = int(plan.run, 16)
         terms = Terms(
             FEDERATION,
@@ -301,7 +301,7 @@ def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int)
         name: {"partition-id": i, "num-partitions": len(names)} for i, name in enumerate(names)
     }
 
-    def load() -> tuple[ServerApp, ClientApp]:
+    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
         sys.path.insert(0, str(app_dir))
         server = flower.load_server_app(project.server, app_dir)
         return server, flower.load_client_app(project.client, app_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from barnraise.protocols.canonical import digest, digest_of
 
 CODE = frozenset({".py", ".pyi", ".toml", ".yaml", ".yml"})
 _NOT_CODE = frozenset({"__pycache__", "build", "dist", "node_modules", "venv", "env"})
+Code = Mapping[str, bytes | Path]
+"""An app's files by relative path: their bytes, or, where they are large, the file that holds them."""
 _A_RUN = "journal.db"  # a directory that holds one is a run's, not the app's
 
 
@@ -38,6 +41,13 @@ def code_files(directory: Path) -> dict[str, bytes]:
     return found
 
 
-def app_digest(files: Mapping[str, bytes]) -> str:
+def app_digest(files: Code) -> str:
     """The digest of the sorted (path, sha256) list."""
-    return digest_of([[path, digest(files[path])] for path in sorted(files)])
+    return digest_of([[path, _digest(files[path])] for path in sorted(files)])
+
+
+def _digest(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return digest(data)
+    with data.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,8 +40,10 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def make(name: str, options: Mapping[str, Any], seed: int, members: int) -> ExactStrategy:
-    """The rule called `name` for a federation of `members`, its sampling seeded with `seed`.
+def make(
+    name: str, options: Mapping[str, Any], seed: int, members: int | None = None
+) -> ExactStrategy:
+    """The rule called `name` for a federation of `members` (None: not known yet), seeded with `seed`.
 
     However few members are there, they are asked: which number is too few is for the round policy to
     say. Raises C104, naming the key and what is allowed, for an unknown rule or option, a value of the
@@ -60,7 +62,7 @@ def make(name: str, options: Mapping[str, Any], seed: int, members: int) -> Exac
         )
     except ValueError as error:
         raise _wrong(f"{name}: {error}", _listed(rule.options)) from None
-    if members < strategy.minimum:
+    if members is not None and members < strategy.minimum:
         raise _wrong(
             f"{name} needs {strategy.minimum} members and the federation has {members}",
             "invite more members, or choose another strategy",

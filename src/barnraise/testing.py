@@ -120,7 +120,7 @@ class Federation:
             config or {},
             members,
             self.seed,
-            lambda: (server, client),
+            lambda copy: (server, client),
             {"kind": "test"},
             Policy(self.quorum, self.grace, self.deadline),
         )

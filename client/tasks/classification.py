@@ -1,0 +1,128 @@
+"""`classification`: a multilayer perceptron over rows of numbers from .npz and .csv files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from barnraise.client.tasks.task import Split, option
+from barnraise.protocols.errors import BarnraiseError
+
+Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class Classification:
+    """Rows of numbers to one of several classes; cross-entropy in nats.
+
+    A .npz file holds `x`, numbers of shape (rows, …), and `y`, integers in [0, classes). A .csv file
+    has a header; the column named by `label` is the class, the others are numbers. Whether a row is
+    held out follows from the hash of its numbers alone.
+    """
+
+    def __init__(
+        self,
+        features: Annotated[int, option("numbers in a row", gt=0)],
+        classes: Annotated[int, option("how many classes there are", gt=1)],
+        hidden: Annotated[list[int], option("widths of the hidden layers")] = [64],  # noqa: B006
+        label: Annotated[str, option("the .csv column that holds the class")] = "label",
+        held_out: Annotated[float, option("part of the rows held out", gt=0, lt=1)] = 0.2,
+    ) -> None:
+        self.features, self.classes, self.hidden = features, classes, list(hidden)
+        self.label, self.held_out = label, held_out
+
+    def model(self) -> nn.Module:
+        widths = [self.features, *self.hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], self.classes))
+
+    def data(self, directory: Path) -> Split:
+        x, y = self._rows(directory)
+        places = np.array([_place(row) for row in x])
+        order = np.argsort(places, kind="stable")
+        cut = min(max(int((places < self.held_out).sum()), 1), len(order) - 1)
+        return Split(_dataset(x, y, order[cut:]), _dataset(x, y, order[:cut]))
+
+    def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    def metrics(self, model: nn.Module, batch: list[Tensor]) -> Mapping[str, float]:
+        """`accuracy`: how often the likeliest class was the right one."""
+        return {"accuracy": (model(batch[0]).argmax(-1) == batch[1]).float().mean().item()}
+
+    def _rows(self, directory: Path) -> Rows:
+        """Every file's rows, by path. Raises D201 or D202."""
+        paths = sorted(p for p in directory.rglob("*") if p.suffix in (".npz", ".csv"))
+        parts = [self._checked(path, *self._read(path)) for path in paths]
+        rows = sum(len(y) for _, y in parts)
+        if rows < 2:
+            raise BarnraiseError(
+                "D201",
+                f"{directory} holds {rows or 'no'} rows",
+                f"in {len(paths)} .npz and .csv files; at least two rows are needed",
+                next=f"put the member's rows into {directory}",
+            )
+        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+    def _read(self, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        try:
+            if path.suffix == ".csv":
+                return self._read_csv(path)
+            with np.load(path, allow_pickle=False) as held:
+                return held["x"], held["y"]
+        except KeyError as error:
+            raise _unreadable(path, f"it has no {error}") from None
+        except (OSError, ValueError, TypeError, EOFError, csv.Error, BadZipFile) as error:
+            raise _unreadable(path, str(error)) from None
+
+    def _read_csv(self, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        labels = [row.pop(self.label) for row in rows]
+        numbers = [[float(value) for value in row.values()] for row in rows]
+        return np.array(numbers, np.float32), np.array([int(label) for label in labels])
+
+    def _checked(self, path: Path, x: NDArray[np.generic], y: NDArray[np.generic]) -> Rows:
+        if len(y) == 0:
+            return np.empty((0, self.features), np.float32), np.empty(0, np.int64)
+        if x.dtype.kind not in "fiub" or y.dtype.kind not in "iu" or len(x) != len(y):
+            raise _unreadable(
+                path, "x is not of numbers, y not of integers, or they differ in length"
+            )
+        flat = x.astype(np.float32).reshape(len(x), -1)
+        if flat.shape[1] != self.features:
+            raise _unreadable(path, f"a row has {flat.shape[1]} numbers, not {self.features}")
+        if not np.isfinite(flat).all():
+            raise _unreadable(path, "it holds NaN or infinity")
+        classes = y.astype(np.int64)
+        if classes.min() < 0 or classes.max() >= self.classes:
+            raise _unreadable(path, f"a class is not in [0, {self.classes})")
+        return flat, classes
+
+
+def _place(row: NDArray[np.float32]) -> float:
+    """Where in [0, 1) this row falls."""
+    return int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:6], "big") / 2.0**48
+
+
+def _dataset(
+    x: NDArray[np.float32], y: NDArray[np.int64], rows: NDArray[np.intp]
+) -> Dataset[tuple[Tensor, ...]]:
+    return TensorDataset(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]))
+
+
+def _unreadable(path: Path, why: str) -> BarnraiseError:
+    return BarnraiseError("D202", f"{path} cannot be used", why, next=f"mend or remove {path}")

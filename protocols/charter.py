@@ -1,0 +1,219 @@
+"""The charter: what the members of a federation agreed on, as a TOML file. Pure: text in, values out.
+
+`Charter.parse` refuses what it does not know, naming the key and what is allowed there. A `[task]` has
+keys of its own beside `name`; what they mean is for the task to say (`barnraise.client.tasks`), and the
+numbers under `[strategy]` are for the strategy (`barnraise.strategies.registry`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.identity import is_name
+
+Steps = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TaskSection(_Section):
+    """What is learned. Keys beside `name` go to the task."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = Field(
+        description='"causal-lm", "classification", or "module:Class" in a file beside the charter'
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The task's own keys."""
+        return dict(self.model_extra or {})
+
+    @property
+    def own(self) -> tuple[str, str] | None:
+        """(module, class) of a task of one's own; None for a built-in one."""
+        module, colon, name = self.name.partition(":")
+        return (module, name) if colon else None
+
+
+class ModelSection(_Section):
+    """From which weights the run starts."""
+
+    init: str | None = Field(
+        None, description="a safetensors file beside the charter; without it the task makes them"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of the weights that the task makes")
+
+
+class TrainingSection(_Section):
+    """The local work of one round, at every member."""
+
+    steps: Steps | None = Field(None, description="optimizer steps a round; or give minutes")
+    minutes: Seconds | None = Field(None, description="minutes a round; or give steps")
+    batch: int = Field(16, gt=0, description="examples in a step")
+    lr: float = Field(3e-3, gt=0, description="AdamW's learning rate at its height")
+    betas: tuple[Part, Part] = Field((0.9, 0.95), description="AdamW's two betas, in [0, 1)")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay, on matrices only")
+    clip: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
+    warmup: int = Field(20, ge=0, description="steps in which a member's learning rate rises")
+    decay: float = Field(
+        0.3, ge=0, le=1, description="part of the whole run, at its end, in which lr falls to zero"
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> TrainingSection:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes")
+        return self
+
+
+class StrategySection(_Section):
+    """How replies become the next model. Keys beside `name` are the strategy's numbers."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = Field("fedavg", description='"fedavg" or "diloco"')
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The strategy's own keys."""
+        return dict(self.model_extra or {})
+
+
+class RoundsSection(_Section):
+    """How many rounds there are, and when one closes."""
+
+    count: Steps = Field(description="rounds in the run")
+    evaluate_every: Steps = Field(1, description="rounds between evaluations at the members")
+    quorum: Steps | None = Field(
+        None, description="accepted replies without which a round is void; default: none"
+    )
+    grace: Seconds | None = Field(None, description="seconds to wait after the quorum is reached")
+    deadline: Seconds | None = Field(None, description="seconds after which a round closes")
+
+
+class Charter(_Section):
+    """`Charter.parse(text)` of any valid charter; unknown keys and wrong types are errors."""
+
+    name: str = Field(description="the federation's short name: a-z, 0-9 and hyphens")
+    licence: str | None = Field(None, description="of the model, as an SPDX identifier")
+    task: TaskSection = Field(description="what is learned")
+    model: ModelSection = Field(ModelSection(), description="from which weights the run starts")  # type: ignore[call-arg]
+    training: TrainingSection = Field(description="the local work of one round")
+    strategy: StrategySection = Field(
+        StrategySection(),  # type: ignore[call-arg]
+        description="how replies become the next model",
+    )
+    rounds: RoundsSection = Field(description="how many rounds, and when one closes")
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError("not of lower-case letters, digits and inner hyphens")
+        return name
+
+    @classmethod
+    def parse(cls, text: str, where: str = "the charter") -> Charter:
+        """The charter in this TOML text. Raises C102, C103 or C104, naming the key."""
+        try:
+            return cls.model_validate(_tuples(tomllib.loads(text)))
+        except tomllib.TOMLDecodeError as error:
+            raise _error("C102", f"{where} is not valid TOML", str(error)) from None
+        except ValidationError as error:
+            raise _explained(error, where) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Charter:
+        """The charter in this file. Raises C101 too, if it cannot be read."""
+        return cls.parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a charter file; C101 if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise _error("C101", f"the charter {path} cannot be read", str(why)) from None
+
+
+def meanings(section: type[BaseModel] = Charter, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of a charter as `section.key`, and what it means."""
+    for key, field in section.model_fields.items():
+        inner = _section_of(field)
+        if inner is None:
+            yield f"{prefix}{key}", field.description or ""
+        else:
+            yield from meanings(inner, f"{prefix}{key}.")
+
+
+def _section_of(field: FieldInfo) -> type[_Section] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, _Section) else None
+
+
+def _tuples(value: Any) -> Any:
+    """TOML knows arrays only; what is a pair here comes as a list."""
+    if isinstance(value, dict):
+        return {
+            k: tuple(v) if k == "betas" and isinstance(v, list) else _tuples(v)
+            for k, v in value.items()
+        }
+    return value
+
+
+def _explained(error: ValidationError, where: str) -> BarnraiseError:
+    """The first thing that is wrong, with the key and what belongs there."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path) or "the charter"
+    if first["type"] == "extra_forbidden":
+        return _error("C103", f"{where} has the unknown key {key}", _allowed(path[:-1]))
+    if first["type"] == "missing":
+        return _error("C104", f"{where} lacks the key {key}", f"{key}: {meaning_of(path)}")
+    said = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(first["input"], dict) else f"; it is {first['input']!r}"
+    return _error("C104", f"{where}: {key} is wrong", f"{said}{got}\n{key}: {meaning_of(path)}")
+
+
+def meaning_of(path: list[str]) -> str:
+    """What the key at this path means."""
+    known = dict(meanings())
+    for length in range(len(path), 0, -1):
+        if (said := known.get(".".join(path[:length]))) is not None:
+            return said
+    section = _at(path)
+    return (section.__doc__ or "").strip() if section else ""
+
+
+def _allowed(path: list[str]) -> str:
+    section = _at(path) or Charter
+    lines = [f"  {key}: {field.description}" for key, field in section.model_fields.items()]
+    return "\n".join(["allowed there:", *lines])
+
+
+def _at(path: list[str]) -> type[_Section] | None:
+    section: type[_Section] | None = Charter
+    for key in path:
+        field = section.model_fields.get(key) if section else None
+        section = _section_of(field) if field else None
+    return section
+
+
+def _error(code: str, what: str, evidence: str) -> BarnraiseError:
+    return BarnraiseError(
+        code, what, evidence, next="correct the charter; docs/charter.md lists every key"
+    )

@@ -1,0 +1,163 @@
+"""A charter, and one directory of data per member, as a run: the built-in app under `sim` and `demo`.
+
+Here the coordinator's side (`campaign`) and the institution's (`client.app`) meet in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from torch import nn
+
+from barnraise.client.app import client_app
+from barnraise.client.tasks import Task, load_task
+from barnraise.coordinator import campaign
+from barnraise.coordinator.rounds import Policy
+from barnraise.coordinator.simulate import Plan
+from barnraise.protocols.apps import Code, code_files
+from barnraise.protocols.charter import Charter, read_text
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.identity import is_name
+from barnraise.strategies import make
+
+CHARTER, INIT = "charter.toml", "init.safetensors"
+
+
+def charter_plan(
+    path: Path,
+    data: Path,
+    overrides: UserConfig,
+    seed: int = 0,
+    *,
+    trainers: Collection[str] | None = None,
+) -> Plan:
+    """The run of the charter at `path`, one member per sub-directory of `data`.
+
+    Everything that can be known to be wrong is refused here, before anything starts: C101-C106, D201,
+    D202. `overrides` must be empty: a charter is what members signed. `trainers` as in `campaign`.
+    """
+    if overrides:
+        raise BarnraiseError(
+            "X102",
+            "a charter has no configuration besides itself",
+            f"-c gives {', '.join(overrides)}",
+            next=f"write it into {path}",
+        )
+    text = read_text(path)
+    charter = Charter.parse(text, str(path))
+    members = member_directories(data)
+    code = _code(charter, text, path)
+    _check(charter, _task(charter, code), members, path)
+    config: UserConfig = {"charter": text}
+    if trainers is not None:
+        config["trainers"] = " ".join(sorted(trainers))
+    source = {"kind": "charter", "charter": str(path.absolute()), "data": str(data.absolute())}
+    return Plan(
+        charter.name,
+        code,
+        config,
+        {name: {"data": str(directory)} for name, directory in members.items()},
+        seed,
+        _loader(charter, trainers),
+        source,
+        Policy(charter.rounds.quorum, charter.rounds.grace, charter.rounds.deadline),
+    )
+
+
+def member_directories(data: Path) -> dict[str, Path]:
+    """Each member's directory under `data` by its name, which is the member's. Raises D201."""
+    found = [d for d in sorted(data.iterdir()) if _is_member(d)] if data.is_dir() else []
+    if not found:
+        raise BarnraiseError(
+            "D201",
+            f"{data} holds no member's data",
+            "it has no sub-directory" if data.is_dir() else "there is no such directory",
+            next="give --data a directory with one sub-directory per member",
+        )
+    if wrong := [d.name for d in found if not is_name(d.name)]:
+        raise BarnraiseError(
+            "D201",
+            f"{wrong[0]!r} is no member's name",
+            f"the sub-directories of {data} are the members; a name is of a-z, 0-9 and inner hyphens",
+            next=f"rename {data / wrong[0]}",
+        )
+    return {d.name: d.absolute() for d in found}
+
+
+def _is_member(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith((".", "__"))
+
+
+def _code(charter: Charter, text: str, path: Path) -> Code:
+    """The charter, the code of a task of one's own, the initial weights."""
+    code: dict[str, bytes | Path] = {CHARTER: text.encode()}
+    if charter.task.own is not None:
+        top = charter.task.own[0].partition(".")[0]
+        if (module := path.parent / f"{top}.py").is_file():
+            code[module.name] = module.read_bytes()
+        for name, held in code_files(path.parent / top).items():
+            code[f"{top}/{name}"] = held
+    if charter.model.init is not None:
+        code[INIT] = path.parent / charter.model.init
+    return code
+
+
+def _task(charter: Charter, code: Code) -> Task:
+    """The task, loaded from nothing but its own code, as it will be when the run starts."""
+    with TemporaryDirectory(prefix="barnraise-") as alone:
+        for name, data in code.items():
+            if isinstance(data, bytes):
+                target = Path(alone) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        return load_task(charter.task, Path(alone))
+
+
+def _loader(
+    charter: Charter, trainers: Collection[str] | None
+) -> Callable[[Path], tuple[ServerApp, ClientApp]]:
+    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
+        init = copy / INIT if charter.model.init is not None else None
+        return campaign.server_app(init, trainers), client_app(copy)
+
+    return load
+
+
+def _check(charter: Charter, task: Task, members: dict[str, Path], path: Path) -> None:
+    """Refuse now what would fail later: rule and size, quorum, data, initial weights."""
+    rule = make(charter.strategy.name, charter.strategy.options, 0, len(members))
+    quorum = charter.rounds.quorum
+    if quorum is not None and not rule.minimum <= quorum <= len(members):
+        raise BarnraiseError(
+            "C104",
+            f"rounds.quorum is {quorum}, and there are {len(members)} members",
+            f"{charter.strategy.name} needs {rule.minimum} at least: {', '.join(members)}",
+            next=f"correct rounds.quorum in {path}",
+        )
+    for directory in members.values():
+        task.data(directory)
+    if charter.model.init is not None:
+        _check_init(path.parent / charter.model.init, task.model())
+
+
+def _check_init(path: Path, model: nn.Module) -> None:
+    held = campaign.read_model(path)
+    wanted = {
+        k: (str(t.dtype).removeprefix("torch."), tuple(t.shape))
+        for k, t in model.state_dict().items()
+    }
+    got = {k: (a.dtype, tuple(a.shape)) for k, a in held.items()}
+    wrong = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+    if wrong:
+        key = wrong[0]
+        raise BarnraiseError(
+            "C106",
+            f"the initial model {path.name} is not of this task's model",
+            f"{key}: the file has {got.get(key, 'none')}, the model {wanted.get(key, 'none')}",
+            next="correct [model] init or [task] in the charter",
+        )
