@@ -138,7 +138,9 @@ def _signed(expected: Expectation, delivery: Delivery) -> Verdict | None:
     if delivery.statement is None:
         return _refuse("M103", "it carries no statement")
     try:
-        payload = statements.verify(expected.public_key, "reply", delivery.statement)
+        payload = statements.verify(
+            expected.public_key, expected.member, "reply", delivery.statement
+        )
     except statements.StatementError as error:
         return _refuse("M103", str(error))
     for key, value in {**expected.payload, "content": delivery.content}.items():

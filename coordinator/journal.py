@@ -129,7 +129,7 @@ class Journal:
         """Recompute every hash from the entries; D106 at the first that differs."""
         frontier = merkle.Frontier()
         for data in self.raw():
-            list(frontier.append(merkle.leaf_hash(data)))
+            frontier.append(merkle.leaf_hash(data))
         if frontier.root() != self.root():
             raise self._damaged("its entries do not give the Merkle root that it stores")
 

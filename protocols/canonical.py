@@ -31,6 +31,8 @@ def canonical(value: Any) -> bytes:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonical(str(error)) from None
+    except RecursionError:
+        raise NotCanonical("nested too deeply") from None
 
 
 def digest_of(value: Any) -> str:
@@ -41,9 +43,15 @@ def digest_of(value: Any) -> str:
 def parse(data: bytes) -> Any:
     """`parse(canonical(v)) == v`; any other spelling of the same value is `NotCanonical`."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_number)
     except (ValueError, RecursionError) as error:
         raise NotCanonical(f"not JSON: {error}") from None
     if canonical(value) != data:
         raise NotCanonical("JSON, but not in RFC 8785 form")
     return value
+
+
+def _number(digits: str) -> int | float:
+    """RFC 8785 writes floats up to 1e21 without an exponent; beyond 2^53 only a float can be meant."""
+    number = int(digits)
+    return number if abs(number) < 2**53 else float(digits)

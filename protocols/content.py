@@ -26,11 +26,13 @@ Value = Scalar | Sequence[Scalar]
 VERSION = 1
 NUMPY = "numpy.ndarray"
 _HEX = re.compile(r"-?0x[01]\.[0-9a-f]{1,13}p[+-]\d{1,4}|nan|inf|-inf")
-_INT = re.compile(r"-?[1-9]\d*|0")
+_INT = re.compile(r"-?[1-9][0-9]*|0")
+_MAX_DIGITS = 4000  # below the bound at which Python refuses to read or write decimals
 
 
 class ContentError(ValueError):
-    """An envelope that this format does not know, or that contradicts its blobs."""
+    """Records that no envelope can hold, an envelope that this format does not know, or one that
+    contradicts its blobs."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,33 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Values:
-    """A metric or config record: `kind` is "metrics" or "config"."""
+    """A metric or config record: `kind` is "metrics" or "config".
+
+    Metrics are numbers; a list's values are of its first one's type. Flower's records know no others,
+    so anything else is a `ContentError` here, before it could end a Flower strategy.
+    """
 
     kind: str
     items: tuple[tuple[str, Value], ...]
+
+    def __post_init__(self) -> None:
+        fits = _is_number if self.kind == "metrics" else _is_scalar
+        for key, value in self.items:
+            if isinstance(value, list | tuple):
+                first = type(value[0]) if value else object
+                good = not value or (fits(value[0]) and all(isinstance(v, first) for v in value))
+            else:
+                good = fits(value)
+            if not good:
+                raise ContentError(f"{key!r} holds a value that has no place in {self.kind}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | bytes)
 
 
 @dataclass(frozen=True)
@@ -74,7 +99,8 @@ class Envelope:
     def encode(self) -> bytes:
         document: dict[str, Any] = {"barnraise": VERSION}
         if self.failure is not None:
-            document["error"] = {"code": str(self.failure.code), "reason": self.failure.reason}
+            code = _decimal(self.failure.code)
+            document["error"] = {"code": code, "reason": self.failure.reason}
         else:
             document["records"] = [[name, _record_out(record)] for name, record in self.records]
         try:
@@ -91,7 +117,9 @@ class Envelope:
             raise ContentError(f"not JSON: {error}") from None
         try:
             envelope = cls._from(document)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+        except ContentError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ContentError(f"not an envelope: {error!r}") from None
         if envelope.encode() != data:
             raise ContentError("not the canonical spelling of its content")
@@ -122,7 +150,7 @@ def _record_out(record: Arrays | Values) -> Any:
 
 
 def _raw_out(raw: tuple[str, str, tuple[int, ...]]) -> list[Any]:
-    return [raw[0], raw[1], [str(n) for n in raw[2]]]
+    return [raw[0], raw[1], [_decimal(n) for n in raw[2]]]
 
 
 def _record_in(record: Any) -> Arrays | Values:
@@ -163,7 +191,7 @@ def _scalar_out(value: Scalar) -> list[Any]:
         case bool():
             return ["t", value]
         case int():
-            return ["i", str(int(value))]
+            return ["i", _decimal(value)]
         case float():
             return ["f", float.hex(float(value))]
         case str():
@@ -199,8 +227,14 @@ def _scalar_in(tagged: Any) -> Scalar:
     raise ContentError(f"a value with the unknown tag {tag!r}")
 
 
+def _decimal(value: int) -> str:
+    if value.bit_length() > 3 * _MAX_DIGITS:
+        raise ContentError(f"an integer of more than {3 * _MAX_DIGITS} bits")
+    return str(int(value))
+
+
 def _integer(text: Any) -> int:
-    if not isinstance(text, str) or len(text) > 4000 or _INT.fullmatch(text) is None:
+    if not isinstance(text, str) or len(text) > _MAX_DIGITS or _INT.fullmatch(text) is None:
         raise ContentError("an integer that is not in decimal form")
     return int(text)
 

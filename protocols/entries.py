@@ -40,7 +40,7 @@ class EntryError(ValueError):
 
 
 class TooLarge(EntryError):
-    """A body that no entry can hold; it belongs into a blob."""
+    """A body that is too large for an entry; it belongs into a blob."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,10 @@ class Entry:
             raise EntryError(str(error)) from None
         if not isinstance(value, dict) or set(value) != {"type", "time", "body"}:
             raise EntryError("an entry has other fields than type, time and body")
-        if value["type"] not in TYPES or not isinstance(value["time"], str):
+        if not isinstance(value["type"], str) or value["type"] not in TYPES:
             raise EntryError(f"unknown type of entry {value['type']!r}")
+        if not isinstance(value["time"], str):
+            raise EntryError("an entry's time is not text")
         if not isinstance(value["body"], dict):
             raise EntryError("an entry's body is not an object")
         return cls(value["type"], value["time"], value["body"])

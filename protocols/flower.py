@@ -1,328 +1,81 @@
 """The one adapter onto flwr: everything that touches its internals, and nothing else does.
 
-    records ⇄ content      `encode`, `decode`, lazily read arrays
+    records ⇄ content      `encode`, `decode`, lazily read arrays (all of `records`, which needs no internals)
     messages               `instruction`, `reply_to_order`, `failed`
     handlers               `run_handler`, the one function that runs a ClientApp handler
     apps                   `load_server_app`, `load_client_app`, `project`
     strategies             `strategy_start_watched`, which takes `Result.arrays`
+    the command            `run_config`, `own_log_hidden`, `roster_is_final`
 
 Facts about flwr that decide this file stand in DESIGN §11. Nothing in `protocols` imports it.
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import os
 import random
+import re
 import sys
+import sysconfig
+import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+import click
+import flwr
 import numpy as np
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    Metadata,
-    MetricRecord,
-    RecordDict,
-    UserConfig,
-)
+from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.config import get_fused_config_from_dir, get_project_config
+from flwr.common.config import (
+    get_fused_config_from_dir,
+    get_project_config,
+    parse_config_args,
+)
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result, Strategy, strategy_utils
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from numpy.typing import NDArray
 
-from barnraise.protocols.content import (
-    NUMPY,
-    ArrayEntry,
-    Arrays,
-    ContentError,
-    Envelope,
-    Failure,
-    Values,
-)
+from barnraise.protocols.content import Failure
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.tensors import (
-    FileTensor,
-    MemoryTensor,
-    Spec,
-    Tensor,
-    size_of,
-    storable,
-)
-from barnraise.protocols.tensors import (
-    encode as encode_blob,
+from barnraise.protocols.records import (
+    BlobSink,
+    BlobSource,
+    LazyArray,
+    array_of,
+    decode,
+    encode,
+    tensor_of,
 )
 
-__all__ = ["Grid", "Run"]
+__all__ = [
+    "BlobSink",
+    "BlobSource",
+    "Grid",
+    "LazyArray",
+    "Run",
+    "array_of",
+    "decode",
+    "encode",
+    "tensor_of",
+]
 
 SERVER_NODE_ID = 1
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
 _CARRY = "barnraise.carry"
-
-
-class BlobSource(Protocol):
-    """Where blobs are read from."""
-
-    def path(self, digest: str) -> Path:
-        """The file that holds this blob."""
-        ...
-
-    def specs(self, digest: str) -> Mapping[str, Spec]:
-        """The tensors in this blob."""
-        ...
-
-
-class BlobSink(BlobSource, Protocol):
-    """Where blobs are written to."""
-
-    def has(self, digest: str) -> bool: ...
-
-    def put(self, pieces: Iterator[memoryview]) -> str:
-        """Store the bytes, hashed while they flow; returns their digest."""
-        ...
-
-
-# --- arrays ---------------------------------------------------------------------------------------
-
-
-class LazyArray(Array):
-    """A flwr `Array` whose bytes stay in a blob on disk until they are asked for.
-
-    `numpy()` reads them into a private, writable array; `data` builds npy bytes afresh each time.
-    Setting any field turns it into an ordinary array. flwr goes by the class name: keep it.
-    """
-
-    def __init__(
-        self, digest: str, path: Path, spec: Spec, raw: tuple[str, str, tuple[int, ...]] | None
-    ) -> None:
-        stype, dtype, shape = raw or (NUMPY, spec.dtype_name, spec.shape)
-        self.__dict__.update(
-            dtype=dtype, shape=shape, stype=stype, _blob=(digest, path, spec), _raw=raw is not None
-        )
-
-    @property
-    def data(self) -> bytes:
-        if (held := self.__dict__.get("_held")) is not None:
-            return cast(bytes, held)
-        payload = self.tensor().load()
-        if self.__dict__["_raw"]:
-            return payload.tobytes()
-        return _npy_header(payload.dtype, payload.shape) + payload.tobytes()
-
-    @data.setter
-    def data(self, value: bytes) -> None:
-        self.__dict__["_held"] = value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("dtype", "shape", "stype") and not self.changed:
-            self.__dict__["_held"] = self.data
-        super().__setattr__(name, value)
-
-    @property
-    def changed(self) -> bool:
-        """Whether someone has set a field, so that the blob no longer speaks for this array."""
-        return "_held" in self.__dict__
-
-    @property
-    def blob(self) -> str:
-        return cast(str, self.__dict__["_blob"][0])
-
-    @property
-    def native(self) -> bool:
-        return not self.__dict__["_raw"] and not self.changed
-
-    @property
-    def spec(self) -> Spec:
-        return cast(Spec, self.__dict__["_blob"][2])
-
-    def tensor(self) -> FileTensor:
-        _, path, spec = self.__dict__["_blob"]
-        return cast(Spec, spec).open(path)
-
-    def numpy(self) -> NDArray[Any]:
-        return self.tensor().load() if self.native else super().numpy()
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Array):
-            return NotImplemented
-        return (self.dtype, self.shape, self.stype, self.data) == (
-            other.dtype,
-            other.shape,
-            other.stype,
-            other.data,
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Array(dtype={self.dtype!r}, shape={self.shape!r}, stype={self.stype!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Array, (self.dtype, self.shape, self.stype, self.data))
-
-
-LazyArray.__qualname__ = "Array"
-
-
-@lru_cache(maxsize=4096)
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """The bytes that `np.save` puts before an array of this dtype and shape in C order."""
-    out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        out,
-        {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": shape,
-        },
-    )
-    return out.getvalue()
-
-
-def array_of(array: NDArray[Any]) -> Array:
-    """An ordinary flwr `Array` with the elements of `array`, in C order; copies them once."""
-    payload = np.ascontiguousarray(array).reshape(-1).data.cast("B") if array.size else b""
-    data = b"".join((_npy_header(array.dtype, array.shape), payload))
-    return Array(str(array.dtype), tuple(array.shape), NUMPY, data)
-
-
-@lru_cache(maxsize=256)
-def _dtype_named(name: str) -> np.dtype[Any] | None:
-    try:
-        return np.dtype(name)
-    except TypeError:
-        return None
-
-
-def _native(array: Array) -> NDArray[Any] | None:
-    """The elements, without a copy where possible; None if a blob cannot hold them natively."""
-    dtype = _dtype_named(array.dtype) if array.stype == NUMPY else None
-    if dtype is None or not storable(dtype):
-        return None
-    shape, data = tuple(array.shape), array.data
-    header = _npy_header(dtype, shape)
-    if data.startswith(header):
-        flat = np.frombuffer(data, np.uint8, offset=len(header))
-        if flat.size == size_of(shape) * dtype.itemsize:
-            return flat.view(dtype).reshape(shape)
-    try:
-        loaded = np.load(stream := io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError):
-        return None
-    if not isinstance(loaded, np.ndarray) or loaded.dtype != dtype or loaded.shape != shape:
-        return None
-    return np.asarray(loaded, order="C") if stream.tell() == len(data) else None
-
-
-def tensor_of(array: Array) -> Tensor:
-    """The array's elements, read in pieces; `TypeError` if they are not a NumPy array's."""
-    if isinstance(array, LazyArray) and array.native:
-        return array.tensor()
-    elements = _native(array)
-    if elements is None:
-        raise TypeError(
-            f"an array of stype {array.stype!r} and dtype {array.dtype!r} has no elements"
-        )
-    return MemoryTensor.of(elements)
-
-
-# --- records ⇄ content ----------------------------------------------------------------------------
-
-
-def encode(records: RecordDict, sink: BlobSink) -> Envelope:
-    """The content of `records`; its blobs go to `sink`. `ContentError` if the format cannot hold it."""
-    return Envelope(tuple((name, _encode_record(record, sink)) for name, record in records.items()))
-
-
-def _encode_record(
-    record: ArrayRecord | MetricRecord | ConfigRecord, sink: BlobSink
-) -> Arrays | Values:
-    if isinstance(record, ArrayRecord):
-        return _encode_arrays(record, sink)
-    kind = "metrics" if isinstance(record, MetricRecord) else "config"
-    return Values(kind, tuple((key, value) for key, value in record.items()))
-
-
-def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays:
-    if (known := _unchanged_blob(record, sink)) is not None:
-        return Arrays(known, tuple(ArrayEntry(key) for key in record))
-    arrays: dict[str, NDArray[Any]] = {}
-    entries = []
-    for key, array in record.items():
-        elements = array.numpy() if _is_native_lazy(array) else _native(array)
-        if elements is None:
-            entries.append(ArrayEntry(key, (array.stype, array.dtype, tuple(array.shape))))
-            elements = np.frombuffer(array.data, np.uint8)
-        else:
-            entries.append(ArrayEntry(key))
-        arrays[key] = elements
-    return Arrays(sink.put(encode_blob(arrays)), tuple(entries))
-
-
-def _is_native_lazy(array: Array) -> bool:
-    return isinstance(array, LazyArray) and array.native
-
-
-def _unchanged_blob(record: ArrayRecord, sink: BlobSink) -> str | None:
-    """The blob that already holds exactly these arrays under these names, if the sink has it."""
-    first = next(iter(record.values()), None)
-    if not isinstance(first, LazyArray) or not sink.has(first.blob):
-        return None
-    for key, array in record.items():
-        if not (
-            isinstance(array, LazyArray)
-            and array.native
-            and array.blob == first.blob
-            and array.spec.name == key
-        ):
-            return None
-    return first.blob if set(record) == set(sink.specs(first.blob)) else None
-
-
-def decode(envelope: Envelope, source: BlobSource) -> RecordDict:
-    """Fresh records with lazily read arrays. `ContentError` if envelope and blobs contradict."""
-    records = RecordDict()
-    for name, record in envelope.records:
-        if isinstance(record, Arrays):
-            records[name] = _decode_arrays(record, source)
-        elif record.kind == "metrics":
-            records[name] = MetricRecord(dict(record.items))  # type: ignore[arg-type]
-        else:
-            records[name] = ConfigRecord(dict(record.items))  # type: ignore[arg-type]
-    return records
-
-
-def _decode_arrays(record: Arrays, source: BlobSource) -> ArrayRecord:
-    path, specs = source.path(record.blob), source.specs(record.blob)
-    if {e.key for e in record.entries} != set(specs):
-        raise ContentError("the envelope names other arrays than its blob holds")
-    arrays = ArrayRecord()
-    for entry in record.entries:
-        spec = specs[entry.key]
-        if entry.raw is not None and (spec.dtype != np.uint8 or len(spec.shape) != 1):
-            raise ContentError("a serialized array whose blob is not bytes")
-        arrays[entry.key] = LazyArray(record.blob, path, spec, entry.raw)
-    return arrays
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -451,8 +204,9 @@ def save_carry(context: Context, records: RecordDict) -> None:
 class Handled:
     """What a handler leaves: the reply's records or its failure, and what to commit with it.
 
-    After a failure `state` and `carry` are None: the member stays as it was. `log` is for the site
-    alone; it may quote data.
+    After an exception, or a reply that is none, `state` and `carry` are None: the member stays as it
+    was. An error that the handler itself chose to return is committed like any reply. `log` is for the
+    site alone; it may quote data.
     """
 
     reply: RecordDict | None
@@ -476,7 +230,7 @@ def run_handler(
     try:
         reply = app(message, context)
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__} at {_place(error)}"
+        reason = f"{type(error).__name__} at {place_of(error)}"
         log = "".join(traceback.format_exception(error))
         return Handled(None, Failure(RAISED, reason), None, None, log)
     finally:
@@ -490,7 +244,7 @@ def _handled(reply: object, context: Context, slot: _Slot) -> Handled:
         failure = Failure(RAISED, reason)
         return Handled(None, failure, None, None, reason)
     if reply.has_error():
-        failure = Failure(reply.error.code, reply.error.reason or "")
+        failure = Failure(int(reply.error.code), str(reply.error.reason or ""))
         return Handled(None, failure, context.state, slot.records, failure.reason)
     if not reply.has_content():
         reason = "the handler returned a Message without content"
@@ -499,17 +253,20 @@ def _handled(reply: object, context: Context, slot: _Slot) -> Handled:
     return Handled(reply.content, None, context.state, slot.records)
 
 
-def _place(error: BaseException) -> str:
-    """The innermost line of code that is not flwr's or a library's, as `file.py:line`."""
+def place_of(error: BaseException) -> str:
+    """`file.py:line`, the innermost that is not flwr's, a library's or Python's own."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and __file__ != f.filename]
+    own = [f for f in frames if not _is_library(f.filename)]
     frame = (own or frames)[-1] if frames else None
     return f"{Path(frame.filename).name}:{frame.lineno}" if frame else "an unknown place"
 
 
-def place_of(error: BaseException) -> str:
-    """`file.py:line` where the app's own code raised `error`."""
-    return _place(error)
+def _is_library(filename: str) -> bool:
+    return (
+        filename in (__file__, "<string>")
+        or filename.startswith(("<frozen ", _STANDARD_LIBRARY))
+        or "site-packages" in filename
+    )
 
 
 # --- apps -----------------------------------------------------------------------------------------
@@ -536,15 +293,7 @@ def project(directory: Path, overrides: UserConfig) -> Project:
             "it holds no pyproject.toml" if directory.is_dir() else "there is no such directory",
             next="give the directory that holds the app's pyproject.toml",
         )
-    try:
-        config = get_project_config(directory)
-    except ValueError as error:
-        raise BarnraiseError(
-            "A101",
-            f"{directory / 'pyproject.toml'} does not describe a Flower app",
-            str(error),
-            next="add the [tool.flwr.app.components] that Flower's own `flwr new` writes",
-        ) from None
+    config = _read(directory)
     components = config["tool"]["flwr"]["app"]["components"]
     if "serverapp" not in components or "clientapp" not in components:
         raise BarnraiseError(
@@ -556,20 +305,50 @@ def project(directory: Path, overrides: UserConfig) -> Project:
     try:
         fused = get_fused_config_from_dir(directory, overrides)
     except ValueError as error:
-        raise BarnraiseError(
-            "A102",
-            "the configuration does not fit the app",
-            str(error),
-            next=f"the app's keys stand in [tool.flwr.app.config] of {directory / 'pyproject.toml'}",
-        ) from None
-    ours = config.get("tool", {}).get("barnraise", {})
+        raise _misconfigured("the configuration does not fit the app", error, directory) from None
     return Project(
         directory,
         str(config["project"]["name"]),
         str(components["serverapp"]),
         str(components["clientapp"]),
         fused,
-        bool(ours.get("mixed-replies", False)),
+        _mixed_replies(config, directory),
+    )
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    """The app's `pyproject.toml`, with what Flower asks of one. A101 if it is not an app's, A102 if it
+    cannot be read."""
+    path = directory / "pyproject.toml"
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _misconfigured(f"{path} cannot be read", error, directory) from None
+    try:
+        return get_project_config(directory)
+    except (ValueError, TypeError) as error:
+        raise BarnraiseError(
+            "A101",
+            f"{path} does not describe a Flower app",
+            str(error),
+            next="add the [tool.flwr.app.components] that Flower's own `flwr new` writes",
+        ) from None
+
+
+def _mixed_replies(config: dict[str, Any], directory: Path) -> bool:
+    value = config["tool"].get("barnraise", {}).get("mixed-replies", False)
+    if not isinstance(value, bool):
+        error = ValueError(f"mixed-replies is {value!r}; it must be true or false")
+        raise _misconfigured("[tool.barnraise] has a wrong value", error, directory)
+    return value
+
+
+def _misconfigured(what: str, error: Exception, directory: Path) -> BarnraiseError:
+    return BarnraiseError(
+        "A102",
+        what,
+        str(error),
+        next=f"correct {directory / 'pyproject.toml'}, or the -c that you gave",
     )
 
 
@@ -586,7 +365,7 @@ def _load(reference: str, directory: Path, kind: type) -> Any:
         raise BarnraiseError(
             "A103",
             f"{reference} could not be imported",
-            f"{type(error).__name__}: {error} ({_place(error)})",
+            f"{type(error).__name__}: {error} ({place_of(error)})",
             next=f"make `python -c 'import {reference.partition(':')[0]}'` work in {directory}",
         ) from error
     if not isinstance(app, kind):
@@ -648,20 +427,93 @@ def strategy_start_watched(
 
     `Strategy.start` is the only definition; no Flower strategy overrides it.
     """
-    original = Strategy.start
+    original, watched = Strategy.start, grid
 
-    def start(self: Strategy, grid_: Grid | None = None, *args: Any, **kwargs: Any) -> Result:
-        target = grid_ if grid_ is not None else kwargs.pop("grid")
-        ours = target is grid
-        if ours:
+    def start(self: Strategy, grid: Grid, *args: Any, **kwargs: Any) -> Result:
+        if grid is watched:
             started(self)
-        result = original(self, target, *args, **kwargs)
-        if ours:
+        result = original(self, grid, *args, **kwargs)
+        if grid is watched:
             finished(self, result.arrays)
         return result
 
-    Strategy.start = start  # type: ignore[method-assign,assignment]
+    Strategy.start = start  # type: ignore[method-assign]
     try:
         yield
     finally:
         Strategy.start = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def roster_is_final() -> Iterator[None]:
+    """Inside, a Flower strategy that waits for more nodes asks again at once, not after a second."""
+    module = vars(strategy_utils)
+    original = module["sleep"]
+    module["sleep"] = lambda seconds: None
+    try:
+        yield
+    finally:
+        module["sleep"] = original
+
+
+# --- what the command needs ---------------------------------------------------------------------
+
+_PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own `parse_config_args` has it
+_WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
+
+
+def run_config(texts: Sequence[str]) -> UserConfig:
+    """The overrides in these `-c` texts; later ones win. Raises X102 for a malformed one.
+
+    Each is `key=value`, Flower's own `"a=1 b=2"`, or a TOML file; a value that is a bare word is a
+    string.
+    """
+    overrides: UserConfig = {}
+    for text in texts:
+        try:
+            overrides |= parse_config_args([_words_quoted(text)])
+        except (ValueError, OSError, click.ClickException) as error:
+            raise BarnraiseError(
+                "X102",
+                f"-c {text!r} is no configuration",
+                error.message if isinstance(error, click.ClickException) else str(error),
+                next="write it as -c key=value, with an integer, float, true, false or string",
+            ) from None
+    return overrides
+
+
+def _words_quoted(text: str) -> str:
+    """The text with bare words as TOML strings; `ValueError` for what is not `key=value`."""
+    if text.endswith(".toml") and "=" not in text:
+        return text
+    if left := _PAIR.sub("", text).strip() or ("" if _PAIR.search(text) else "nothing"):
+        raise ValueError(f"{left} is not of the form key=value")
+    pairs = _PAIR.findall(text)
+    return " ".join(f'{k}="{v}"' if _WORD.fullmatch(v) else f"{k}={v}" for k, v in pairs)
+
+
+class _NotFlowersOwn(logging.Filter):
+    """Lets through what an app logs with flwr's logger, and nothing of flwr's own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(str(Path(flwr.__file__).parent))
+
+
+@contextmanager
+def own_log_hidden() -> Iterator[None]:
+    """Inside, the console shows of flwr's log only what apps write to it, on what is stderr now."""
+    handlers = [
+        (h, h.stream)
+        for h in logging.getLogger("flwr").handlers
+        if isinstance(h, logging.StreamHandler)
+    ]
+    hiding = _NotFlowersOwn()
+    for handler, _ in handlers:
+        handler.addFilter(hiding)
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler, stream in handlers:
+            handler.removeFilter(hiding)
+            handler.setStream(stream)

@@ -7,7 +7,7 @@ kept; they never change, so a log stores each once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -36,7 +36,7 @@ def frontier_positions(size: int) -> list[tuple[int, int]]:
 class Frontier:
     """The right edge of a growing tree: what is needed to append a leaf and to tell the root.
 
-    `append` yields every subtree that the new leaf completes, as (level, index, hash).
+    `append` returns every subtree that the new leaf completes, as (level, index, hash), leaf first.
     """
 
     def __init__(self, size: int = 0, hashes: Sequence[bytes] = ()) -> None:
@@ -44,15 +44,16 @@ class Frontier:
         self.size = size
         self._hashes = list(hashes)
 
-    def append(self, leaf: bytes) -> Iterator[tuple[int, int, bytes]]:
+    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
         level, index, current = 0, self.size, leaf
-        yield level, index, current
+        completed = [(level, index, current)]
         while index & 1:
             current = node_hash(self._hashes.pop(), current)
             level, index = level + 1, index >> 1
-            yield level, index, current
+            completed.append((level, index, current))
         self._hashes.append(current)
         self.size += 1
+        return completed
 
     @property
     def hashes(self) -> tuple[bytes, ...]:

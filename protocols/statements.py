@@ -7,7 +7,6 @@ else: not for another run, another order, or another content.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,17 +45,12 @@ def sign(
     }
 
 
-def verify(public_key: bytes, kind: str, envelope: Any) -> dict[str, Any]:
-    """The payload that the holder of `public_key` signed as a `kind`; `StatementError` otherwise."""
-    try:
-        if set(envelope) != {"payloadType", "payload", "signatures"}:
-            raise StatementError("not a DSSE envelope")
-        (signature,) = envelope["signatures"]
-        body = base64.b64decode(envelope["payload"], validate=True)
-        sig = base64.b64decode(signature["sig"], validate=True)
-        payload_type = envelope["payloadType"]
-    except (TypeError, KeyError, ValueError, binascii.Error) as error:
-        raise StatementError(f"not a DSSE envelope: {error!r}") from None
+def verify(public_key: bytes, keyid: str, kind: str, envelope: Any) -> dict[str, Any]:
+    """The payload that `keyid`, the holder of `public_key`, signed as a `kind`; else `StatementError`.
+
+    Strict: exactly what `sign` writes. One signature, no other field, one spelling of each base64 text.
+    """
+    payload_type, body, sig = _opened(envelope, keyid)
     if payload_type != _type(kind):
         raise StatementError(f"a statement of type {payload_type!r}, not {_type(kind)!r}")
     try:
@@ -70,6 +64,35 @@ def verify(public_key: bytes, kind: str, envelope: Any) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise StatementError("the payload is not an object")
     return payload
+
+
+def _opened(envelope: Any, keyid: str) -> tuple[str, bytes, bytes]:
+    """Payload type, payload and signature of a DSSE envelope, none of which is verified yet."""
+    envelope = _fields(envelope, {"payloadType", "payload", "signatures"})
+    signatures = envelope["signatures"]
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        raise StatementError("not a DSSE envelope with one signature")
+    signature = _fields(signatures[0], {"keyid", "sig"})
+    if signature["keyid"] != keyid:
+        raise StatementError(f"signed as {signature['keyid']!r}, not as {keyid!r}")
+    return envelope["payloadType"], _unbase64(envelope["payload"]), _unbase64(signature["sig"])
+
+
+def _fields(value: Any, names: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != names:
+        raise StatementError("not a DSSE envelope: it has other fields")
+    return value
+
+
+def _unbase64(text: Any) -> bytes:
+    """Base64 has several spellings of the same bytes; only the one that `sign` writes is taken."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise StatementError(f"not a DSSE envelope: {error}") from None
+    if base64.b64encode(data).decode() != text:
+        raise StatementError("not a DSSE envelope: base64 in another spelling")
+    return data
 
 
 def reply_payload(

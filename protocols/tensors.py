@@ -40,11 +40,15 @@ _NUMPY = {
     "U64": "uint64",
 }
 _CODE = {np.dtype(name): code for code, name in _NUMPY.items()}
+NATIVE = {name: np.dtype(name) for name in _NUMPY.values()}  # what a blob can hold, by NumPy's name
 MAX_HEADER = 100_000_000  # the safetensors library's own bound
+MAX_DIMENSIONS = 64  # NumPy's
+MAX_BYTES = 2**63 - 1  # NumPy's, counted as if an empty dimension were 1
 
 
 class BlobError(ValueError):
-    """A blob's header lies about its content, or is no safetensors header at all."""
+    """A blob's header lies about its content, or is no safetensors header at all; or no blob can
+    hold these arrays."""
 
 
 class Tensor(Protocol):
@@ -64,6 +68,13 @@ class Tensor(Protocol):
 def size_of(shape: tuple[int, ...]) -> int:
     """Elements in an array of this shape (1 for a 0-d array)."""
     return math.prod(shape)
+
+
+def holds(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether NumPy can make an array of this dtype and shape, memory aside."""
+    if len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0:
+        return False
+    return math.prod(n or 1 for n in shape) * dtype.itemsize <= MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -135,20 +146,21 @@ class Spec:
         return FileTensor(path, self.start, self.dtype, self.shape)
 
 
-def storable(dtype: np.dtype[Any]) -> bool:
-    """Whether a blob can hold this dtype natively (little-endian, and known to safetensors)."""
-    return dtype in _CODE and dtype.byteorder in "=|<"
-
-
 def _escape(name: str) -> str:
-    escaped = quote(name, safe="")
+    try:
+        escaped = quote(name, safe="")
+    except UnicodeEncodeError:
+        raise BlobError(f"{name!r} is not text that can be a name") from None
     return "%5F" + escaped[1:] if escaped == "__metadata__" else escaped
 
 
 def header_of(
     tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
 ) -> tuple[bytes, list[str]]:
-    """The first bytes of a blob with these tensors, and the order in which their bytes follow."""
+    """The first bytes of a blob with these tensors, and the order in which their bytes follow.
+
+    `BlobError` for a name with lone surrogates.
+    """
     names = sorted(tensors, key=lambda n: (-_ORDER.index(_CODE[tensors[n][0]]), _escape(n)))
     header: dict[str, Any] = {}
     end = 0
@@ -192,17 +204,27 @@ def _spec(escaped: str, entry: Any, base: int, expected: int) -> Spec:
         _counts(_field(entry, "shape")),
         _counts(_field(entry, "data_offsets")),
     )
-    if code not in _NUMPY:
+    if not isinstance(code, str) or code not in _NUMPY:
         raise BlobError(f"unknown dtype {code!r}")
     dtype = np.dtype(_NUMPY[code])
+    if not holds(dtype, shape):
+        raise BlobError("a tensor has more dimensions, or larger ones, than an array can have")
     if len(offsets) != 2 or offsets[0] != expected:
         raise BlobError("the tensors do not follow one another without gaps")
     if offsets[1] - offsets[0] != size_of(shape) * dtype.itemsize:
         raise BlobError("a tensor's shape and length contradict each other")
-    name = unquote(escaped, errors="strict")
+    name = _unescape(escaped)
+    return Spec(name, dtype, shape, base + offsets[0], base + offsets[1], _NUMPY[code])
+
+
+def _unescape(escaped: str) -> str:
+    try:
+        name = unquote(escaped, errors="strict")
+    except UnicodeDecodeError:
+        raise BlobError("a tensor's name is not UTF-8") from None
     if _escape(name) != escaped:
         raise BlobError("a tensor's name is not in canonical form")
-    return Spec(name, dtype, shape, base + offsets[0], base + offsets[1], _NUMPY[code])
+    return name
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

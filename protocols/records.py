@@ -1,0 +1,283 @@
+"""Flower's records as content: RecordDict ⇄ envelope and blobs, with lazily read arrays.
+
+Uses flwr's public `Array` and records, and of their inside only what DESIGN §11 states: flwr goes by an
+array's class name, and its `data` are the bytes that `np.save` writes. Knows neither messages nor apps.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from operator import index
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from barnraise.protocols.content import NUMPY, ArrayEntry, Arrays, ContentError, Envelope, Values
+from barnraise.protocols.tensors import (
+    NATIVE,
+    BlobError,
+    FileTensor,
+    MemoryTensor,
+    Spec,
+    Tensor,
+    holds,
+    size_of,
+)
+from barnraise.protocols.tensors import encode as encode_blob
+
+
+class BlobSource(Protocol):
+    """Where blobs are read from."""
+
+    def path(self, digest: str) -> Path:
+        """The file that holds this blob."""
+        ...
+
+    def specs(self, digest: str) -> Mapping[str, Spec]:
+        """The tensors in this blob."""
+        ...
+
+
+class BlobSink(BlobSource, Protocol):
+    """Where blobs are written to."""
+
+    def has(self, digest: str) -> bool: ...
+
+    def put(self, pieces: Iterator[memoryview]) -> str:
+        """Store the bytes, hashed while they flow; returns their digest."""
+        ...
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+class LazyArray(Array):
+    """A flwr `Array` whose bytes stay in a blob on disk until they are asked for.
+
+    `numpy()` reads them into a private, writable array; `data` builds npy bytes afresh each time.
+    Setting any field turns it into an ordinary array. flwr goes by the class name: keep it.
+    """
+
+    def __init__(
+        self, digest: str, path: Path, spec: Spec, raw: tuple[str, str, tuple[int, ...]] | None
+    ) -> None:
+        stype, dtype, shape = raw or (NUMPY, spec.dtype_name, spec.shape)
+        self.__dict__.update(
+            dtype=dtype, shape=shape, stype=stype, _blob=(digest, path, spec), _raw=raw is not None
+        )
+
+    @property
+    def data(self) -> bytes:
+        if (held := self.__dict__.get("_held")) is not None:
+            return cast(bytes, held)
+        payload = self.tensor().load()
+        if self.__dict__["_raw"]:
+            return payload.tobytes()
+        return _npy_header(payload.dtype, payload.shape) + payload.tobytes()
+
+    @data.setter
+    def data(self, value: bytes) -> None:
+        self.__dict__["_held"] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("dtype", "shape", "stype") and not self.changed:
+            self.__dict__["_held"] = self.data
+        super().__setattr__(name, value)
+
+    @property
+    def changed(self) -> bool:
+        """Whether someone has set a field, so that the blob no longer speaks for this array."""
+        return "_held" in self.__dict__
+
+    @property
+    def blob(self) -> str:
+        return cast(str, self.__dict__["_blob"][0])
+
+    @property
+    def native(self) -> bool:
+        return not self.__dict__["_raw"] and not self.changed
+
+    @property
+    def spec(self) -> Spec:
+        return cast(Spec, self.__dict__["_blob"][2])
+
+    def tensor(self) -> FileTensor:
+        _, path, spec = self.__dict__["_blob"]
+        return cast(Spec, spec).open(path)
+
+    def numpy(self) -> NDArray[Any]:
+        return self.tensor().load() if self.native else super().numpy()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Array):
+            return NotImplemented
+        return (self.dtype, self.shape, self.stype, self.data) == (
+            other.dtype,
+            other.shape,
+            other.stype,
+            other.data,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Array(dtype={self.dtype!r}, shape={self.shape!r}, stype={self.stype!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Array, (self.dtype, self.shape, self.stype, self.data))
+
+
+LazyArray.__qualname__ = "Array"
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool = False) -> bytes:
+    """The bytes that `np.save` puts before an array of this dtype, shape and order."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        out,
+        {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": fortran,
+            "shape": shape,
+        },
+    )
+    return out.getvalue()
+
+
+def array_of(array: NDArray[Any]) -> Array:
+    """An ordinary flwr `Array` with the elements of `array`, in C order; copies them once."""
+    payload = np.ascontiguousarray(array).reshape(-1).data.cast("B") if array.size else b""
+    data = b"".join((_npy_header(array.dtype, array.shape), payload))
+    return Array(str(array.dtype), tuple(array.shape), NUMPY, data)
+
+
+def _native(array: Array) -> NDArray[Any] | None:
+    """The elements in C order, without a copy where possible; None if a blob cannot hold them natively.
+
+    Reads exactly what `np.save` writes, in C or Fortran order: no length in `array.data` is believed.
+    """
+    dtype = NATIVE.get(array.dtype) if array.stype == NUMPY else None
+    shape = _shape(array)
+    if dtype is None or not holds(dtype, shape):
+        return None
+    data = array.data
+    for fortran in (False, True):
+        header = _npy_header(dtype, shape, fortran)
+        if len(data) == len(header) + size_of(shape) * dtype.itemsize and data.startswith(header):
+            flat = np.frombuffer(data, dtype, offset=len(header))
+            return (
+                np.ascontiguousarray(flat.reshape(shape[::-1]).T)
+                if fortran
+                else flat.reshape(shape)
+            )
+    return None
+
+
+def _shape(array: Array) -> tuple[int, ...]:
+    try:
+        return tuple(index(n) for n in array.shape)
+    except TypeError:
+        raise ContentError(f"an array's shape is {array.shape!r}") from None
+
+
+def tensor_of(array: Array) -> Tensor:
+    """The array's elements, read in pieces; `TypeError` if they are not a NumPy array's."""
+    if isinstance(array, LazyArray) and array.native:
+        return array.tensor()
+    elements = _native(array)
+    if elements is None:
+        raise TypeError(
+            f"an array of stype {array.stype!r} and dtype {array.dtype!r} has no elements"
+        )
+    return MemoryTensor.of(elements)
+
+
+# --- records ⇄ content ----------------------------------------------------------------------------
+
+
+def encode(records: RecordDict, sink: BlobSink) -> Envelope:
+    """The content of `records`; its blobs go to `sink`. `ContentError` if the format cannot hold it.
+
+    Elements of NumPy arrays come out as they went in; their `data` comes out in C order.
+    """
+    return Envelope(tuple((name, _encode_record(record, sink)) for name, record in records.items()))
+
+
+def _encode_record(
+    record: ArrayRecord | MetricRecord | ConfigRecord, sink: BlobSink
+) -> Arrays | Values:
+    if isinstance(record, ArrayRecord):
+        return _encode_arrays(record, sink)
+    kind = "metrics" if isinstance(record, MetricRecord) else "config"
+    return Values(kind, tuple((key, value) for key, value in record.items()))
+
+
+def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays:
+    if (known := _unchanged_blob(record, sink)) is not None:
+        return Arrays(known, tuple(ArrayEntry(key) for key in record))
+    arrays: dict[str, NDArray[Any]] = {}
+    entries = []
+    for key, array in record.items():
+        elements = array.numpy() if _is_native_lazy(array) else _native(array)
+        if elements is None:
+            entries.append(ArrayEntry(key, (array.stype, array.dtype, _shape(array))))
+            elements = np.frombuffer(array.data, np.uint8)
+        else:
+            entries.append(ArrayEntry(key))
+        arrays[key] = elements
+    try:
+        return Arrays(sink.put(encode_blob(arrays)), tuple(entries))
+    except BlobError as error:
+        raise ContentError(str(error)) from None
+
+
+def _is_native_lazy(array: Array) -> bool:
+    return isinstance(array, LazyArray) and array.native
+
+
+def _unchanged_blob(record: ArrayRecord, sink: BlobSink) -> str | None:
+    """The blob that already holds exactly these arrays under these names, if the sink has it."""
+    first = next(iter(record.values()), None)
+    if not isinstance(first, LazyArray) or not sink.has(first.blob):
+        return None
+    for key, array in record.items():
+        if not (
+            isinstance(array, LazyArray)
+            and array.native
+            and array.blob == first.blob
+            and array.spec.name == key
+        ):
+            return None
+    return first.blob if set(record) == set(sink.specs(first.blob)) else None
+
+
+def decode(envelope: Envelope, source: BlobSource) -> RecordDict:
+    """Fresh records with lazily read arrays. `ContentError` if envelope and blobs contradict."""
+    records = RecordDict()
+    for name, record in envelope.records:
+        if isinstance(record, Arrays):
+            records[name] = _decode_arrays(record, source)
+        elif record.kind == "metrics":
+            records[name] = MetricRecord(dict(record.items))  # type: ignore[arg-type]
+        else:
+            records[name] = ConfigRecord(dict(record.items))  # type: ignore[arg-type]
+    return records
+
+
+def _decode_arrays(record: Arrays, source: BlobSource) -> ArrayRecord:
+    path, specs = source.path(record.blob), source.specs(record.blob)
+    if {e.key for e in record.entries} != set(specs):
+        raise ContentError("the envelope names other arrays than its blob holds")
+    arrays = ArrayRecord()
+    for entry in record.entries:
+        spec = specs[entry.key]
+        if entry.raw is not None and (spec.dtype != np.uint8 or len(spec.shape) != 1):
+            raise ContentError("a serialized array whose blob is not bytes")
+        arrays[entry.key] = LazyArray(record.blob, path, spec, entry.raw)
+    return arrays
