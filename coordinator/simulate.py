@@ -179,7 +179,8 @@ class _Execution:
         try:
             members = sorted(m.member for m in self.members)
             grid = DurableGrid(terms, self.log, self.place.blobs, fleet, members, self.watch)
-            conduct(server, grid, plan.config, self.secret, resumable=not self.replay)
+            with flower.roster_is_final():
+                conduct(server, grid, plan.config, self.secret, resumable=not self.replay)
         finally:
             if fleet is not None:
                 fleet.close()

@@ -473,10 +473,11 @@ def run_config(texts: Sequence[str]) -> UserConfig:
         try:
             overrides |= parse_config_args([_words_quoted(text)])
         except (ValueError, OSError, click.ClickException) as error:
+            malformed = isinstance(error, click.ClickException)
             raise BarnraiseError(
                 "X102",
                 f"-c {text!r} is no configuration",
-                error.message if isinstance(error, click.ClickException) else str(error),
+                "it is not valid TOML" if malformed else str(error),
                 next="write it as -c key=value, with an integer, float, true, false or string",
             ) from None
     return overrides

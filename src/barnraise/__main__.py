@@ -1,0 +1,65 @@
+"""The command `barnraise`: what must happen before anything else is imported.
+
+A ServerApp runs with `PYTHONHASHSEED=0`, which only a new interpreter can have: a verb that runs one
+re-executes this process. With `--json`, stdout is kept for the one JSON object, at the level of the
+file descriptor, so that nothing an app prints can get into it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, TextIO
+
+RUNS_AN_APP = frozenset({"sim", "demo"})
+
+
+def main() -> NoReturn:
+    """Run the command in `sys.argv`, and exit with its code."""
+    argv = sys.argv[1:]
+    if needs_hash_seed(argv, os.environ):
+        _execute_again()
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        stdout = _claim_stdout() if "--json" in argv else sys.stdout
+        from barnraise.cli.main import run
+
+        code = run(argv, stdout)
+    except KeyboardInterrupt:
+        code = _interrupted_early(argv)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
+
+
+def needs_hash_seed(argv: Sequence[str], environment: os._Environ[str] | dict[str, str]) -> bool:
+    """Whether this command runs a ServerApp, and this interpreter hashes strings at random."""
+    verb = next((a for a in argv if not a.startswith("-")), None)
+    return verb in RUNS_AN_APP and environment.get("PYTHONHASHSEED") != "0"
+
+
+def _execute_again() -> NoReturn:
+    """The same command line in a new interpreter. A Ctrl-C meanwhile waits until that one listens."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})
+
+
+def _claim_stdout() -> TextIO:
+    """What was stdout, for us alone; whatever else is written to stdout goes to stderr."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return ours
+
+
+def _interrupted_early(argv: Sequence[str]) -> int:
+    from barnraise.cli.report import Report
+    from barnraise.protocols.errors import BarnraiseError
+
+    return Report.of(argv, sys.stdout).fail(BarnraiseError("X103", "interrupted"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The verbs under one command, and every way in which one of them can end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from io import TextIOWrapper
+from typing import Annotated, TextIO
+
+import click
+import typer
+
+from barnraise import __version__
+from barnraise.cli import sim
+from barnraise.cli.report import Report
+from barnraise.protocols.errors import BarnraiseError
+
+NAME = "barnraise"
+_INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt that no verb caught
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{NAME} {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Institutions train one open model together, each on its own hardware and data, with proof."""
+
+
+def command() -> click.Command:
+    """The command with every verb mounted."""
+    app = typer.Typer(
+        name=NAME,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    if find_spec("barnraise.cli.demo") is not None:
+        demo = import_module("barnraise.cli.demo").demo
+        app.command("demo", rich_help_panel="For everyone")(demo)
+    app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
+    return typer.main.get_command(app)
+
+
+def run(argv: Sequence[str], stdout: TextIO) -> int:
+    """Run one command line; returns the exit code. `stdout` takes what `--json` prints."""
+    report = Report.of(argv, stdout)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    try:
+        result = command().main(list(argv), prog_name=NAME, standalone_mode=False)
+        if result == _INTERRUPTED:
+            raise KeyboardInterrupt
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.Abort:
+        return report.fail(KeyboardInterrupt())
+    except click.ClickException as error:
+        return report.fail(_wrong_usage(error))
+    except (Exception, KeyboardInterrupt) as error:
+        return report.fail(error)
+    return result if isinstance(result, int) else report.succeed(result)
+
+
+def _wrong_usage(error: click.ClickException) -> BarnraiseError:
+    """What click found wrong with the command line, as X102."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else NAME
+    usage = " ".join(context.get_usage().split()) if context is not None else ""
+    return BarnraiseError("X102", error.format_message(), usage, next=f"{path} --help")

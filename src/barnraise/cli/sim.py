@@ -1,0 +1,154 @@
+"""`barnraise sim`: any Flower app, or a charter, as a federation in this process."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from barnraise.cli import words
+from barnraise.protocols.errors import BarnraiseError
+
+if TYPE_CHECKING:
+    from barnraise.coordinator.simulate import Outcome
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")
+]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Show Flower's log, and tracebacks of errors.")
+]
+
+
+def run(
+    app: Annotated[Path, typer.Argument(metavar="APP", hidden=True)],
+    sites: Annotated[
+        int | None, typer.Option("--sites", metavar="N", help="How many members, for an app.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Each member's data, for a charter."),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="D", help="Where the run is kept."),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-c", metavar="KEY=VALUE", help="Overrides the app's config; also Flower's 'a=1 b=2'."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Decides every key and random number.")
+    ] = 0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> dict[str, Any]:
+    """Run a federation in this process: any Flower app, or a charter.
+
+    APP is a Flower app's directory, with --sites N members;
+    or a charter (.toml), whose members are the sub-directories of --data.
+    With --dir, the same command again continues a run that was cut short.
+    """
+    charter = app.is_file() or app.suffix == ".toml"
+    _check_use(app, sites, data, charter)
+    from barnraise.cli.watch import watched
+    from barnraise.protocols import flower
+
+    overrides = flower.run_config(config or [])
+    with watched(directory, verbose, seals=charter) as watcher:
+        if charter:
+            from barnraise.builtin import charter_plan
+            from barnraise.coordinator.simulate import execute
+
+            assert data is not None
+            outcome = execute(charter_plan(app, data, overrides, seed), directory, watcher=watcher)
+        else:
+            from barnraise.coordinator.simulate import run_app
+
+            assert sites is not None
+            outcome = run_app(
+                app, sites=sites, directory=directory, config=overrides, seed=seed, watcher=watcher
+            )
+    tell(outcome)
+    return outcome.as_dict()
+
+
+def replay(
+    directory: Annotated[Path, typer.Argument(metavar="D", hidden=True)],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> dict[str, Any]:
+    """Run a finished run's ServerApp again, with no client: the same model must come out.
+
+    D is the --dir of a finished `barnraise sim run`.
+    """
+    from barnraise.cli.watch import say, watched
+
+    with watched(directory, verbose, replays=True) as watcher:
+        from barnraise.coordinator.simulate import replay as replay_run
+
+        outcome = replay_run(directory, watcher=watcher)
+    say(
+        f"the same result, in {words.duration(outcome.seconds)}",
+        f"digest  {outcome.model}",
+    )
+    return outcome.as_dict()
+
+
+def _check_use(app: Path, sites: int | None, data: Path | None, charter: bool) -> None:
+    """X102 unless an app comes with --sites and a charter with --data."""
+    if charter and (sites is not None or data is None):
+        raise BarnraiseError(
+            "X102",
+            f"{app} is a charter: it takes --data, and no --sites",
+            "each sub-directory of --data is one member's data",
+            next=f"barnraise sim run {shlex.quote(str(app))} --data {_path(data)}",
+        )
+    if not charter and (sites is None or data is not None):
+        raise BarnraiseError(
+            "X102",
+            f"{app} is an app: it takes --sites, and no --data",
+            "--sites says how many members to simulate; an app finds its data by itself",
+            next=f"barnraise sim run {shlex.quote(str(app))} --sites {sites or 4}",
+        )
+
+
+def _path(data: Path | None) -> str:
+    return shlex.quote(str(data)) if data is not None else "DIR"
+
+
+def tell(outcome: Outcome) -> None:
+    """How the run ended, where its model is, and what to do next."""
+    from barnraise.cli.watch import say
+
+    directory = outcome.directory
+    if outcome.finished_before:
+        first = f"{directory} was finished before: {_batches(outcome)}, nothing was run again"
+    else:
+        first = f"finished in {words.duration(outcome.seconds)} · {_batches(outcome)}"
+    lines = [first, f"digest  {outcome.model}"]
+    if directory is None:
+        lines.append("model   not kept: the run had no --dir")
+        lines.append("next: the same command with --dir D keeps the run and its model")
+    else:
+        model = directory / "model.safetensors"
+        lines.append(f"model   {model if model.exists() else 'none: the app named no model'}")
+        lines.append(f"next: barnraise sim replay {shlex.quote(str(directory))}")
+    say(*lines)
+
+
+def _batches(outcome: Outcome) -> str:
+    members = words.count(len(outcome.members), "member")
+    return f"{words.count(outcome.batches, 'batch')}, {members}"
+
+
+def verbs() -> typer.Typer:
+    """The verbs under `barnraise sim`."""
+    group = typer.Typer(no_args_is_help=True, help="Simulate a federation in this process.")
+    group.command("run", no_args_is_help=True)(run)
+    group.command("replay", no_args_is_help=True)(replay)
+    return group

@@ -1,0 +1,69 @@
+"""Watching a run from a terminal: where its rows go, what of Flower's log is shown, and Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from barnraise.cli.rounds import Rounds
+from barnraise.protocols.errors import BarnraiseError
+
+
+@contextmanager
+def watched(
+    directory: Path | None, verbose: bool, *, seals: bool = False, replays: bool = False
+) -> Iterator[Rounds]:
+    """Inside, the run that is given this watcher is shown on stderr. Ctrl-C becomes X103.
+
+    `verbose` shows Flower's own log lines, which leave no room for lines that are drawn anew.
+    """
+    try:
+        out = console()
+        live = out.is_terminal and not out.is_dumb_terminal and not verbose
+        with ExitStack() as stack:
+            rounds = Rounds(out, directory, seals=seals, replays=replays, live=live)
+            stack.enter_context(rounds)
+            if not verbose:
+                from barnraise.protocols import flower
+
+                stack.enter_context(flower.own_log_hidden())
+            yield rounds
+    except KeyboardInterrupt as interruption:
+        raise _interrupted(directory) from interruption
+
+
+def console() -> Console:
+    """A console on what is stderr now."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def say(*lines: str) -> None:
+    """Lines for a person, on stderr; `next:` stands out."""
+    out = console()
+    for line in lines:
+        text = Text(line)
+        if line.startswith("next:"):
+            text.stylize("bold", 0, 5)
+        out.print(text, soft_wrap=True)
+
+
+def _interrupted(directory: Path | None) -> BarnraiseError:
+    if directory is None:
+        return BarnraiseError(
+            "X103",
+            "interrupted",
+            changed="the run had no --dir: nothing of it is kept",
+            next="run it again with --dir D, and it will continue where it was stopped",
+        )
+    return BarnraiseError(
+        "X103",
+        "interrupted",
+        changed=f"every acknowledged reply is kept in {directory}; no process is left",
+        next=f"barnraise {shlex.join(sys.argv[1:])}   (the same command continues)",
+    )
