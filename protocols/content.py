@@ -25,7 +25,7 @@ Value = Scalar | Sequence[Scalar]
 
 VERSION = 1
 NUMPY = "numpy.ndarray"
-_HEX = re.compile(r"-?0x[01]\.[0-9a-f]{1,13}p[+-]\d{1,4}|nan|inf|-inf")
+_HEX = re.compile(r"-?0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,4}|nan|inf|-inf")
 _INT = re.compile(r"-?[1-9][0-9]*|0")
 _MAX_DIGITS = 4000  # below the bound at which Python refuses to read or write decimals
 
@@ -119,7 +119,7 @@ class Envelope:
             envelope = cls._from(document)
         except ContentError:
             raise
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
             raise ContentError(f"not an envelope: {error!r}") from None
         if envelope.encode() != data:
             raise ContentError("not the canonical spelling of its content")
