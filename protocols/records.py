@@ -171,11 +171,7 @@ def _native(array: Array) -> NDArray[Any] | None:
         header = _npy_header(dtype, shape, fortran)
         if len(data) == len(header) + size_of(shape) * dtype.itemsize and data.startswith(header):
             flat = np.frombuffer(data, dtype, offset=len(header))
-            return (
-                np.ascontiguousarray(flat.reshape(shape[::-1]).T)
-                if fortran
-                else flat.reshape(shape)
-            )
+            return np.asarray(flat.reshape(shape, order="F" if fortran else "C"), order="C")
     return None
 
 
