@@ -33,7 +33,7 @@ class BatchSent:
 
 @dataclass(frozen=True)
 class Progress:
-    """A member's handler is at step `done` of `total` of `what`."""
+    """A member's handler is at `done` of `total` of `what`, such as "training step"."""
 
     member: str
     what: str

@@ -20,7 +20,7 @@ from flwr.app import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from barnraise.coordinator import events
+from barnraise.coordinator import campaign, events
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory, disk_errors, opened
 from barnraise.coordinator.faults import Faults
@@ -31,10 +31,12 @@ from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower, identity
 from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.randomness import commitment, derive, simulation_secret
 
 FEDERATION = "sim"
+CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
 STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
 
 
@@ -119,6 +121,9 @@ class _Execution:
         self.faults, self.replay = faults, replay
         self.problems: list[str] = []
         self._watcher = watcher
+        self._apps: tuple[ServerApp, ClientApp] | None = None
+        if len(place.journal) == 0:
+            place.forget_start()
         self.secret = place.keep_secret(plan.secret)
         self.members = [
             LocalMember.simulated(self.secret, name, config)
@@ -165,7 +170,7 @@ class _Execution:
 
     def _conduct(self) -> None:
         plan = self.plan
-        server, client = plan.load(self.place.app)
+        server, client = self._apps or plan.load(self.place.app)
         run_id = int(plan.run, 16)
         terms = Terms(
             FEDERATION,
@@ -218,7 +223,10 @@ class _Execution:
     # --- what the directory knows ----------------------------------------------------------------
 
     def _open_run(self) -> bool:
-        """Put the run on record, or hold the plan against the record. True if it was there."""
+        """Put the run on record, or hold the plan against the record. True if it was there.
+
+        An app that cannot be loaded is not put on record: mended, it may use the same directory.
+        """
         body = self._opened_body()
         for _, entry in self.place.journal.entries():
             if entry.type == "run.opened":
@@ -227,6 +235,7 @@ class _Execution:
         self.place.keep_app(self.plan.code)
         source = {**self.plan.source, "config": self.plan.config, "seed": self.plan.seed}
         (self.place.root / "source.json").write_text(json.dumps(source, indent=1))
+        self._apps = self.plan.load(self.place.app)
         self.log.write(("run.opened", body))
         return False
 
@@ -239,7 +248,7 @@ class _Execution:
             "config": json.dumps(plan.config, sort_keys=True),
             "members": [[m.member.name, m.member.public_key.hex()] for m in self.members],
             "policy": asdict(plan.policy),
-            "seed": commitment(self.secret),
+            "seed": commitment(plan.secret),
             "versions": {name: version(name) for name in ("barnraise", "flwr", "numpy")},
         }
 
@@ -347,10 +356,38 @@ def _source_of(directory: Path) -> dict[str, Any]:
 
 
 def _plan_of(directory: Path, source: Mapping[str, Any]) -> Plan:
+    return _PLANS[source["kind"]](directory, source)
+
+
+def _app_again(directory: Path, source: Mapping[str, Any]) -> Plan:
     original = Path(source["path"])
     kept = directory / "app"
     home = original if original.is_dir() and _same_code(original, kept) else kept
     return app_plan(home, identity.site_names(source["sites"]), source["config"], source["seed"])
+
+
+def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
+    """The run of a charter, without the members' side: no task is loaded and no data read."""
+    copy = directory / "app"
+    charter = Charter.read(copy / CHARTER)
+    code: dict[str, bytes | Path] = dict(code_files(copy))
+    init = copy / INIT if charter.model.init is not None else None
+    if init is not None:
+        code[INIT] = init
+    rounds = charter.rounds
+    return Plan(
+        charter.name,
+        code,
+        source["config"],
+        {name: {} for name in source["members"]},
+        source["seed"],
+        lambda _: (campaign.server_app(init, source["trainers"]), ClientApp()),
+        source,
+        Policy(rounds.quorum, rounds.grace, rounds.deadline),
+    )
+
+
+_PLANS = {"app": _app_again, "charter": _charter_again}
 
 
 def _same_code(one: Path, other: Path) -> bool:

@@ -15,7 +15,7 @@ _listener: ContextVar[Listener | None] = ContextVar("barnraise.progress", defaul
 
 
 def report(what: str, done: int, total: int) -> None:
-    """Say that `done` of `total` steps of `what` ("training", "evaluating") are done."""
+    """Say that `done` of `total` steps of `what` ("training step", "evaluating") are done."""
     if (listener := _listener.get()) is not None:
         listener(what, done, total)
 

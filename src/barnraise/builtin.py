@@ -18,14 +18,12 @@ from barnraise.client.app import client_app
 from barnraise.client.tasks import Task, load_task
 from barnraise.coordinator import campaign
 from barnraise.coordinator.rounds import Policy
-from barnraise.coordinator.simulate import Plan
+from barnraise.coordinator.simulate import CHARTER, INIT, Plan
 from barnraise.protocols.apps import Code, code_files
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import is_name
 from barnraise.strategies import make
-
-CHARTER, INIT = "charter.toml", "init.safetensors"
 
 
 def charter_plan(
@@ -56,7 +54,11 @@ def charter_plan(
     config: UserConfig = {"charter": text}
     if trainers is not None:
         config["trainers"] = " ".join(sorted(trainers))
-    source = {"kind": "charter", "charter": str(path.absolute()), "data": str(data.absolute())}
+    source = {
+        "kind": "charter",
+        "members": list(members),
+        "trainers": sorted(trainers) if trainers is not None else None,
+    }
     return Plan(
         charter.name,
         code,

@@ -66,9 +66,7 @@ class Now:
         if self._batch is None:
             return ()
         asked = len(self._batch.members)
-        steps = [
-            f"{p.member} {p.what} step {p.done}/{p.total}" for p in list(self._steps.values())[-3:]
-        ]
+        steps = [f"{p.member} {p.what} {p.done}/{p.total}" for p in list(self._steps.values())[-3:]]
         head = f"{self._batch.type} · {self._answered}/{asked} answered"
         return (" · ".join([head, *steps]), self._waiting)
 
