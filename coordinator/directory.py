@@ -24,6 +24,9 @@ from barnraise.protocols.apps import Code
 from barnraise.protocols.errors import BarnraiseError
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """An opened directory; whoever opened it holds its lock. `durable` is False for temporary ones."""
@@ -38,24 +41,34 @@ class RunDirectory:
 
     def keep_secret(self, secret: bytes) -> bytes:
         """The run's secret: what the directory holds, or `secret`, which it holds from now on."""
-        path = self.root / "secret"
+        path, temp = self.root / "secret", self.root / "secret.new"
         if path.exists():
             return path.read_bytes()
-        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+        temp.unlink(missing_ok=True)
+        fd = os.open(temp, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(secret)
-            file.flush()
-            if self.durable:
-                os.fsync(file.fileno())
+            self._sync(file.fileno())
+        temp.rename(path)
         return secret
+
+    def _sync(self, fd: int) -> None:
+        if self.durable:
+            os.fsync(fd)
 
     @property
     def app(self) -> Path:
         """The directory's copy of the app's code."""
         return self.root / "app"
 
+    def forget_start(self) -> None:
+        """Drop what a run left behind that failed before it was on record."""
+        (self.root / "secret").unlink(missing_ok=True)
+        shutil.rmtree(self.app, ignore_errors=True)
+
     def keep_app(self, files: Code) -> None:
         """Copy the app's code, so that the run can be replayed wherever the directory goes."""
+        shutil.rmtree(self.app, ignore_errors=True)
         for name, data in files.items():
             path = self.app / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,11 +78,13 @@ class RunDirectory:
                 shutil.copyfile(data, path)
 
     def publish(self, blob: str) -> Path:
-        """`model.safetensors`: the final model, whose SHA-256 is the run's digest."""
+        """`model.safetensors`: the final model, whose SHA-256 is the run's digest. Again does no harm."""
         target = self.root / "model.safetensors"
         temp = self.root / "model.safetensors.new"
-        temp.unlink(missing_ok=True)
+        self.blobs.check(blob)
         shutil.copyfile(self.blobs.path(blob), temp)
+        with temp.open("rb") as file:
+            self._sync(file.fileno())
         temp.rename(target)
         return target
 
@@ -126,7 +141,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise disk_full(Path(error.filename or path)) from error
         raise BarnraiseError(
             "D105",

@@ -5,22 +5,20 @@
     handlers               `run_handler`, the one function that runs a ClientApp handler
     apps                   `load_server_app`, `load_client_app`, `project`
     strategies             `strategy_start_watched`, which takes `Result.arrays`
-    the command            `run_config`, `own_log_hidden`, `roster_is_final`
+    the command            `run_config`, `roster_is_final`
 
 Facts about flwr that decide this file stand in DESIGN §11. Nothing in `protocols` imports it.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import re
 import sys
 import sysconfig
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import click
-import flwr
 import numpy as np
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -458,63 +455,13 @@ def roster_is_final() -> Iterator[None]:
 
 # --- what the command needs ---------------------------------------------------------------------
 
-_PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own `parse_config_args` has it
-_WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
 
+def run_config(text: str) -> UserConfig:
+    """What flwr's own command makes of one `--run-config`. `ValueError` if it is malformed.
 
-def run_config(texts: Sequence[str]) -> UserConfig:
-    """The overrides in these `-c` texts; later ones win. Raises X102 for a malformed one.
-
-    Each is `key=value`, Flower's own `"a=1 b=2"`, or a TOML file; a value that is a bare word is a
-    string.
+    What is not of the form `key=value` is left out without a word.
     """
-    overrides: UserConfig = {}
-    for text in texts:
-        try:
-            overrides |= parse_config_args([_words_quoted(text)])
-        except (ValueError, OSError, click.ClickException) as error:
-            malformed = isinstance(error, click.ClickException)
-            raise BarnraiseError(
-                "X102",
-                f"-c {text!r} is no configuration",
-                "it is not valid TOML" if malformed else str(error),
-                next="write it as -c key=value, with an integer, float, true, false or string",
-            ) from None
-    return overrides
-
-
-def _words_quoted(text: str) -> str:
-    """The text with bare words as TOML strings; `ValueError` for what is not `key=value`."""
-    if text.endswith(".toml") and "=" not in text:
-        return text
-    if left := _PAIR.sub("", text).strip() or ("" if _PAIR.search(text) else "nothing"):
-        raise ValueError(f"{left} is not of the form key=value")
-    pairs = _PAIR.findall(text)
-    return " ".join(f'{k}="{v}"' if _WORD.fullmatch(v) else f"{k}={v}" for k, v in pairs)
-
-
-class _NotFlowersOwn(logging.Filter):
-    """Lets through what an app logs with flwr's logger, and nothing of flwr's own."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.pathname.startswith(str(Path(flwr.__file__).parent))
-
-
-@contextmanager
-def own_log_hidden() -> Iterator[None]:
-    """Inside, the console shows of flwr's log only what apps write to it, on what is stderr now."""
-    handlers = [
-        (h, h.stream)
-        for h in logging.getLogger("flwr").handlers
-        if isinstance(h, logging.StreamHandler)
-    ]
-    hiding = _NotFlowersOwn()
-    for handler, _ in handlers:
-        handler.addFilter(hiding)
-        handler.setStream(sys.stderr)
     try:
-        yield
-    finally:
-        for handler, stream in handlers:
-            handler.removeFilter(hiding)
-            handler.setStream(stream)
+        return parse_config_args([text])
+    except click.ClickException:
+        raise ValueError("its values are not TOML") from None

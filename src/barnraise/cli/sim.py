@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from barnraise.cli import words
+from barnraise.cli.config import overrides as overrides_in
 from barnraise.protocols.errors import BarnraiseError
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def run(
     charter = app.is_file() or app.suffix == ".toml"
     _check_use(app, sites, data, charter)
     from barnraise.cli.watch import watched
-    from barnraise.protocols import flower
 
-    overrides = flower.run_config(config or [])
+    overrides = overrides_in(config or [])
     with watched(directory, verbose, seals=charter) as watcher:
         if charter:
             from barnraise.builtin import charter_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Iterator
@@ -30,12 +31,45 @@ def watched(
             rounds = Rounds(out, directory, seals=seals, replays=replays, live=live)
             stack.enter_context(rounds)
             if not verbose:
-                from barnraise.protocols import flower
-
-                stack.enter_context(flower.own_log_hidden())
+                stack.enter_context(flowers_log_hidden())
             yield rounds
     except KeyboardInterrupt as interruption:
         raise _interrupted(directory) from interruption
+
+
+class _NotFlowersOwn(logging.Filter):
+    """Lets through what an app logs with Flower's logger, and nothing of Flower's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import flwr
+
+        self._home = str(Path(flwr.__file__).parent)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(self._home)
+
+
+@contextmanager
+def flowers_log_hidden() -> Iterator[None]:
+    """Inside, the console shows of Flower's log only what apps write to it, on what is stderr now."""
+    from barnraise.protocols import flower  # noqa: F401  (Flower's logger has its handler now)
+
+    hiding = _NotFlowersOwn()
+    handlers = [
+        (h, h.stream)
+        for h in logging.getLogger("flwr").handlers
+        if isinstance(h, logging.StreamHandler)
+    ]
+    for handler, _ in handlers:
+        handler.addFilter(hiding)
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler, stream in handlers:
+            handler.removeFilter(hiding)
+            handler.setStream(stream)
 
 
 def console() -> Console:

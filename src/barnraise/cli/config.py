@@ -1,0 +1,47 @@
+"""What `-c` says: the overrides of an app's configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from barnraise.protocols.errors import BarnraiseError
+
+if TYPE_CHECKING:
+    from flwr.app import UserConfig
+
+_PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own command has it
+_WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
+
+
+def overrides(texts: Sequence[str]) -> UserConfig:
+    """The overrides in these `-c` texts; later ones win. Raises X102 for a malformed one.
+
+    Each is `key=value`, Flower's own `"a=1 b=2"`, or a TOML file; a value that is a bare word is a
+    string.
+    """
+    from barnraise.protocols import flower
+
+    found: UserConfig = {}
+    for text in texts:
+        try:
+            found |= flower.run_config(words_quoted(text))
+        except (ValueError, OSError) as error:
+            raise BarnraiseError(
+                "X102",
+                f"-c {text!r} is no configuration",
+                str(error),
+                next="write it as -c key=value, with an integer, float, true, false or string",
+            ) from None
+    return found
+
+
+def words_quoted(text: str) -> str:
+    """The text with bare words as TOML strings; `ValueError` for what is not `key=value`."""
+    if text.endswith(".toml") and "=" not in text:
+        return text
+    pairs = _PAIR.findall(text)
+    if left := _PAIR.sub("", text).strip() or ("" if pairs else "nothing"):
+        raise ValueError(f"{left} is not of the form key=value")
+    return " ".join(f'{k}="{v}"' if _WORD.fullmatch(v) else f"{k}={v}" for k, v in pairs)
