@@ -1,18 +1,19 @@
 """BlobStore: content-addressed files, `sha256/ab/cdef…`, written as temp + fsync + rename.
 
-`put` writes and hashes; `sync` makes what was put durable and gives it its final name. Until then a
-blob can be read but a crash may lose it. One `sync` serves many blobs.
+`put` hashes and writes; `sync` makes what was put durable and gives it its final name. Until then a
+blob can be read but a crash may lose it. One `sync` serves many blobs. Bytes that are there already are
+named, not written again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from barnraise.protocols.canonical import is_digest
+from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import Spec, open_blob
 
 
@@ -24,46 +25,48 @@ class BlobStore:
         self._durable = durable
         self._pending: dict[str, Path] = {}
         self._specs: dict[str, Mapping[str, Spec]] = {}
+        self._folders: set[Path] = set()
         self._incoming = root / "incoming"
         for half_written in self._incoming.glob("*"):
             half_written.unlink()
         self._incoming.mkdir(parents=True, exist_ok=True)
 
     def put(self, pieces: Iterable[memoryview | bytes]) -> str:
-        """Store the bytes, hashed while they flow; returns their digest. Call `sync` to keep them."""
+        """Store bytes that lie in memory; returns their digest. Call `sync` to keep them."""
+        held = list(pieces)
         hasher = hashlib.sha256()
-        fd, name = tempfile.mkstemp(dir=self._incoming)
-        temp = Path(name)
-        try:
-            with os.fdopen(fd, "wb", buffering=0) as file:
-                for piece in pieces:
-                    hasher.update(piece)
-                    _write(file.fileno(), piece)
-        except BaseException:
-            temp.unlink(missing_ok=True)
-            raise
+        for piece in held:
+            hasher.update(piece)
         digest = "sha256:" + hasher.hexdigest()
-        if self.has(digest):
-            temp.unlink()
-        else:
+        if not self.has(digest):
+            temp = self._incoming / hasher.hexdigest()
+            try:
+                _write(temp, held)
+            except BaseException:
+                temp.unlink(missing_ok=True)
+                raise
             self._pending[digest] = temp
         return digest
 
     def sync(self) -> None:
         """Make every blob that was put durable under its final name."""
-        if self._durable:
-            for temp in self._pending.values():
-                _fsync(temp)
-        folders = set()
+        if not self._pending:
+            return
+        touched = set() if self._folders else {self.root, self.root.parent}
         for digest, temp in self._pending.items():
+            if self._durable:
+                _fsync(temp)
             final = self._final(digest)
-            if final.parent not in folders:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(final.parent)
+            folder = final.parent
+            if folder not in self._folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._folders.add(folder)
+                touched.add(folder.parent)
+            touched.add(folder)
             temp.rename(final)
             self._specs.pop(digest, None)
         if self._durable:
-            for folder in folders | {f.parent for f in folders}:
+            for folder in touched:
                 _fsync(folder)
         self._pending.clear()
 
@@ -76,6 +79,24 @@ class BlobStore:
 
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()
+
+    def check(self, digest: str) -> None:
+        """D106 unless the blob is there and its bytes still give its digest. Memory: one chunk."""
+        try:
+            with self.path(digest).open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == digest[7:]
+        except FileNotFoundError:
+            raise self._damaged(digest, "there is no such file") from None
+        if not whole:
+            raise self._damaged(digest, "its bytes have changed since they were written")
+
+    def _damaged(self, digest: str, evidence: str) -> BarnraiseError:
+        return BarnraiseError(
+            "D106",
+            f"the stored blob {digest} is damaged",
+            f"{self.path(digest)}: {evidence}",
+            next="restore the directory from a backup, or start again in a new one",
+        )
 
     def size(self, digest: str) -> int:
         return self.path(digest).stat().st_size
@@ -105,10 +126,15 @@ class BlobStore:
         return self.root / "sha256" / digest[7:9] / digest[9:]
 
 
-def _write(fd: int, piece: memoryview | bytes) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(fd, view) :]
+def _write(path: Path, pieces: Sequence[memoryview | bytes]) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
 
 
 def _fsync(path: Path) -> None:

@@ -6,13 +6,13 @@ and a replay; what differs is what the journal already holds.
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict, UserConfig
 from flwr.serverapp import ServerApp
 
+from barnraise.coordinator.directory import FULL, disk_errors
 from barnraise.coordinator.grid import DurableGrid
 from barnraise.coordinator.journal import disk_full
 from barnraise.coordinator.output import marked
@@ -48,7 +48,7 @@ def conduct(
         _call(app, grid, context)
     grid.close_open_batches()
     _check_contributions(grid)
-    final = recorder.final or Final(grid.batches_digest(), {})
+    final = recorder.final or Final(grid.tally.digest(), {})
     grid.close({"model": final.model, "named": recorder.final is not None, "report": final.report})
     return final
 
@@ -65,36 +65,48 @@ class _Taken:
 
 
 def _call(app: ServerApp, grid: DurableGrid, context: Context) -> None:
+    """Run the app. `sys.exit()` and `sys.exit(0)` are its end; the grid's failure outlives any catch."""
+    raised: BaseException | None = None
     try:
         app(grid, context)
-    except (Exception, SystemExit) as error:
-        failure = grid.failure or error
-        raise _explained(failure) from failure
+    except SystemExit as error:
+        raised = None if error.code in (None, 0) else error
+    except Exception as error:
+        raised = error
     if grid.failure is not None:
-        raise _explained(grid.failure) from grid.failure
+        with disk_errors(Path("the run's directory")):
+            raise _explained(grid.failure, OSError)
+    if raised is not None:
+        raise _explained(raised)
 
 
-def _explained(error: BaseException) -> BaseException:
-    if isinstance(error, BarnraiseError):
+def _explained(error: BaseException, *as_it_is: type[BaseException]) -> BaseException:
+    """What a person is told; the error itself if it says so already or is one of `as_it_is`."""
+    if isinstance(error, (BarnraiseError, *as_it_is)) or not isinstance(
+        error, (Exception, SystemExit)
+    ):
         return error
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in FULL:
         return disk_full(Path(str(error.filename or "the run's directory")))
-    return BarnraiseError(
+    told = BarnraiseError(
         "A201",
         "the ServerApp raised",
         f"{type(error).__name__}: {error}\nat {flower.place_of(error)}",
         changed="everything up to there is on record; no accepted reply is lost",
         next="mend the app; run it in a new directory (or again in this one if the cause was outside it)",
     )
+    told.__cause__ = error
+    return told
 
 
 def _check_contributions(grid: DurableGrid) -> None:
-    kind = "train " if grid.counts["train refused"] or grid.counts["train accepted"] else ""
-    if grid.counts[f"{kind}accepted"] == 0 and grid.counts[f"{kind}refused"] > 0:
+    counts = grid.tally.counts
+    kind = "train " if counts["train refused"] or counts["train accepted"] else ""
+    if counts[f"{kind}accepted"] == 0 and counts[f"{kind}refused"] > 0:
         raise BarnraiseError(
             "A204",
             f"every member failed, in every {kind}batch",
-            "\n".join(f"{member}: {reason}" for member, reason in grid.last_refusals.items()),
+            "\n".join(f"{member}: {reason}" for member, reason in grid.tally.refusals.items()),
             changed="the refusals are on record; there is no new model",
             next="mend the ClientApp, then run it in a new directory",
         )

@@ -23,7 +23,6 @@ from barnraise.coordinator.members import MemberStore
 from barnraise.protocols.apps import Code
 from barnraise.protocols.errors import BarnraiseError
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -62,7 +61,17 @@ class RunDirectory:
         return self.root / "app"
 
     def forget_start(self) -> None:
-        """Drop what a run left behind that failed before it was on record."""
+        """Drop what a run left behind that failed before it was on record.
+
+        Members begin after that; if they did, it is the record that is lost (D106).
+        """
+        if (self.root / "members").exists():
+            raise BarnraiseError(
+                "D106",
+                f"the journal of {self.root} is lost",
+                f"{self.journal.path} is empty, but the members have worked here",
+                next="restore the directory from a backup, or start again in a new one",
+            )
         (self.root / "secret").unlink(missing_ok=True)
         shutil.rmtree(self.app, ignore_errors=True)
 
@@ -77,9 +86,13 @@ class RunDirectory:
             else:
                 shutil.copyfile(data, path)
 
+    @property
+    def published(self) -> Path:
+        return self.root / "model.safetensors"
+
     def publish(self, blob: str) -> Path:
         """`model.safetensors`: the final model, whose SHA-256 is the run's digest. Again does no harm."""
-        target = self.root / "model.safetensors"
+        target = self.published
         temp = self.root / "model.safetensors.new"
         self.blobs.check(blob)
         shutil.copyfile(self.blobs.path(blob), temp)

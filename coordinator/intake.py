@@ -6,6 +6,7 @@ which reads the arrived bytes. Nothing is judged that the order did not ask for 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from barnraise.protocols.tensors import BlobError, Spec
 
 Shape = tuple[np.dtype[Any], tuple[int, ...]]
 MAX_WEIGHT = 2**31
+MAX_REASON = 300  # characters of a reason, which may quote what a member sent
+REMEMBERED = 4096  # orders of closed batches that may still be answered late
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind`: accepted, refused, late, repeated or unknown. `code` and `reason` say why not accepted."""
+    """`kind`: accepted, refused, late, repeated or unknown. `code` and `reason` say why not accepted.
+
+    `reason` is one line of at most `MAX_REASON` printable characters, whatever a member sent.
+    """
 
     kind: str
     code: str = ""
@@ -60,13 +66,16 @@ class Evidence(Protocol):
 
 
 class Intake:
-    """Which orders are out, which are judged, which came too late. Holds no bytes."""
+    """Which orders are out, which are judged, which were not answered in time. Holds no bytes.
+
+    Memory: the open batches, and of the closed ones the last `REMEMBERED` orders without an answer; a
+    reply to an older one is unknown.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, Expectation] = {}
-        self._unanswered: dict[str, Expectation] = {}
+        self._missed: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._judged: set[str] = set()
-        self.unknown = 0
 
     def open(self, expectation: Expectation) -> None:
         self._open[expectation.order] = expectation
@@ -78,34 +87,42 @@ class Intake:
             if order in self._judged:
                 self._judged.discard(order)
             else:
-                self._unanswered[order] = expectation
+                self.missed(order, batch, expectation.member)
+
+    def missed(self, order: str, batch: int, member: str) -> None:
+        """This member's order was not answered when its batch was closed."""
+        self._missed[order] = (batch, member)
+        if len(self._missed) > REMEMBERED:
+            self._missed.popitem(last=False)
+
+    def already(self, order: str) -> None:
+        """The journal already holds a verdict on this order."""
+        if order in self._open:
+            self._judged.add(order)
+        self._missed.pop(order, None)
 
     def judge(self, delivery: Delivery, evidence: Evidence) -> tuple[Verdict, int]:
-        """The verdict on this delivery and the batch that it belongs to (-1 if unknown)."""
+        """The verdict on this delivery and the batch that it belongs to (-1 if unknown).
+
+        `repeated` and `unknown` are no verdicts on a reply: such a delivery leaves no entry.
+        """
         expectation = self._open.get(delivery.order)
         if expectation is None:
             return self._judge_closed(delivery)
         if delivery.member != expectation.member:
-            self.unknown += 1
-            return Verdict("unknown", "M103", "delivered by another member"), expectation.batch
+            return Verdict("unknown", "M103", "delivered by another member"), -1
         if delivery.order in self._judged:
             return Verdict("repeated"), expectation.batch
+        verdict = examine(expectation, delivery, evidence) or Verdict("accepted")
         self._judged.add(delivery.order)
-        refusal = examine(expectation, delivery, evidence)
-        return refusal or Verdict("accepted"), expectation.batch
+        return verdict, expectation.batch
 
     def _judge_closed(self, delivery: Delivery) -> tuple[Verdict, int]:
-        expectation = self._unanswered.get(delivery.order)
-        if expectation is None or expectation.member != delivery.member:
-            self.unknown += 1
+        batch, member = self._missed.get(delivery.order, (-1, ""))
+        if member != delivery.member:
             return Verdict("unknown"), -1
-        del self._unanswered[delivery.order]
-        return Verdict("late", "M110", "its batch was closed before it came"), expectation.batch
-
-    def already(self, order: str) -> None:
-        """The journal already holds a verdict on this order."""
-        self._judged.add(order)
-        self._unanswered.pop(order, None)
+        del self._missed[delivery.order]
+        return Verdict("late", "M110", "its batch was closed before it came"), batch
 
 
 def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Verdict | None:
@@ -115,8 +132,11 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     try:
         envelope = evidence.envelope(delivery.content)
         specs = {blob: evidence.specs(blob) for blob in envelope.blobs()}
-    except (ContentError, BlobError, OSError) as error:
+        _agree(envelope, specs)
+    except (ContentError, BlobError) as error:
         return _refuse("M101", str(error))
+    except FileNotFoundError:
+        return _refuse("M101", "it names bytes that it did not bring")
     if (verdict := _signed(expected, delivery)) is not None:
         return verdict
     if envelope.failure is not None:
@@ -129,7 +149,29 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
 
 
 def _refuse(code: str, reason: str) -> Verdict:
-    return Verdict("refused", code, reason)
+    return Verdict("refused", code, plain(reason))
+
+
+def plain(text: str) -> str:
+    """One line of at most `MAX_REASON` printable characters: what a member says goes to a terminal."""
+    shown = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_REASON]
+    )
+    return shown if len(text) <= MAX_REASON else shown[:-1] + "…"
+
+
+def _agree(envelope: Envelope, specs: Mapping[str, Mapping[str, Spec]]) -> None:
+    """`ContentError` unless each array that the envelope names is in its blob, and no other."""
+    for name, record in envelope.records:
+        if not isinstance(record, Arrays):
+            continue
+        held = specs[record.blob]
+        if {entry.key for entry in record.entries} != set(held):
+            raise ContentError(f"the record {name!r} names other arrays than its blob holds")
+        for entry in record.entries:
+            spec = held[entry.key]
+            if entry.raw is not None and (spec.dtype != np.uint8 or len(spec.shape) != 1):
+                raise ContentError(f"{name}[{entry.key}] is serialized, but its blob is not bytes")
 
 
 def _signed(expected: Expectation, delivery: Delivery) -> Verdict | None:
@@ -143,8 +185,9 @@ def _signed(expected: Expectation, delivery: Delivery) -> Verdict | None:
         )
     except statements.StatementError as error:
         return _refuse("M103", str(error))
-    for key, value in {**expected.payload, "content": delivery.content}.items():
-        if payload.get(key) != value:
+    stated = {**expected.payload, "content": delivery.content}
+    for key in sorted(stated.keys() | payload.keys()):
+        if payload.get(key) != stated.get(key):
             return _refuse("M103", f"its statement names another {key}")
     return None
 
@@ -186,8 +229,8 @@ def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
     ]
     if len(found) == 1 and type(found[0]) is int and 1 <= found[0] < MAX_WEIGHT:
         return None
-    shown = repr(found[0]) if found else "missing"
-    return _refuse("M107", f"the weight {expected.weight!r} is {shown[:60]}")
+    shown = "there twice" if len(found) > 1 else repr(found[0])[:60] if found else "missing"
+    return _refuse("M107", f"the weight {expected.weight!r} is {shown}")
 
 
 def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:
@@ -213,7 +256,7 @@ def outliers(replies: Mapping[str, Envelope]) -> dict[str, str]:
         return {}
     usual = max(counts, key=lambda form: counts[form])
     return {
-        key: f"records {_say(form)}; most of the batch sent {_say(usual)}"
+        key: f"it sent {_say(form)}; most of the batch sent {_say(usual)}"
         for key, form in forms.items()
         if form != usual
     }
@@ -237,4 +280,4 @@ def _kind(value: Any) -> str:
 
 def _say(form: tuple[Any, ...]) -> str:
     parts = [f"{name} ({', '.join(key for key, _ in keys)})" for name, _, keys in form]
-    return ", ".join(parts)[:300] or "nothing"
+    return plain(", ".join(parts)) or "nothing"

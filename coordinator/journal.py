@@ -1,7 +1,9 @@
 """The journal: an append-only log with its Merkle tree, in SQLite (WAL, `synchronous=FULL`).
 
 An append is durable when it returns. Several entries appended together become durable together, with
-one fsync. `failpoint`, called before and after each append, is where tests kill the process.
+one fsync. An entry may be found again by a key, such as the order that it judges; keys are an index, not
+part of the log. Whatever is read is held against its leaf in the tree. `failpoint`, called before and
+after each append, is where tests kill the process.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from barnraise.protocols import merkle
@@ -17,10 +20,18 @@ from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS entries (
+    idx INTEGER PRIMARY KEY, entry BLOB NOT NULL, key TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS keys ON entries (key) WHERE key IS NOT NULL;
 CREATE TABLE IF NOT EXISTS nodes (
     level INTEGER, idx INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
 ) STRICT, WITHOUT ROWID;
+"""
+
+_READ = """
+SELECT entries.idx, entry, hash FROM entries
+LEFT JOIN nodes ON nodes.level = 0 AND nodes.idx = entries.idx
 """
 
 Failpoint = Callable[[str, int], None]
@@ -40,14 +51,12 @@ class Journal:
     ) -> None:
         self._failpoint = failpoint
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
+        with sqlite_errors(path):
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
             self._db.executescript(_SCHEMA)
             self._frontier = self._load_frontier()
-        except sqlite3.DatabaseError as error:
-            raise _sqlite_error(error, path) from error
 
     def _load_frontier(self) -> merkle.Frontier:
         size = self._db.execute(
@@ -65,27 +74,27 @@ class Journal:
             hashes.append(row[0])
         return merkle.Frontier(size[1], hashes)
 
-    def append(self, encoded: Sequence[bytes]) -> int:
+    def append(self, encoded: Sequence[bytes], keys: Sequence[str | None] = ()) -> int:
         """Append entries as `Entry.encode` gives them, all or none; durable on return.
 
-        Returns the index of the first.
+        `keys` are those by which `find` gives them back. Returns the index of the first.
         """
         first = self._frontier.size
         for offset in range(len(encoded)):
             self._failpoint("before", first + offset)
         frontier = merkle.Frontier(first, self._frontier.hashes)
         nodes = [n for data in encoded for n in frontier.append(merkle.leaf_hash(data))]
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT INTO entries VALUES (?, ?)", [(first + i, d) for i, d in enumerate(encoded)]
-            )
-            self._db.executemany("INSERT INTO nodes VALUES (?, ?, ?)", nodes)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise _sqlite_error(error, self.path) from error
+        rows = [(first + i, data, keys[i] if keys else None) for i, data in enumerate(encoded)]
+        with sqlite_errors(self.path):
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+                self._db.executemany("INSERT INTO nodes VALUES (?, ?, ?)", nodes)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
         self._frontier = frontier
         for offset in range(len(encoded)):
             self._failpoint("after", first + offset)
@@ -99,25 +108,33 @@ class Journal:
         return self._frontier.root()
 
     def raw(self, start: int = 0) -> Iterator[bytes]:
-        """The entries' bytes from index `start` on."""
-        for (data,) in self._db.execute(
-            "SELECT entry FROM entries WHERE idx >= ? ORDER BY idx", (start,)
-        ):
+        """The entries' bytes from index `start` on; D106 where they are not what was appended."""
+        for _, data in self._read("WHERE entries.idx >= ? ORDER BY entries.idx", start):
             yield data
 
     def entries(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
-        """(index, entry) from index `start` on; D106 where an entry is damaged."""
-        for index, data in enumerate(self.raw(start), start):
+        """(index, entry) from index `start` on; D106 where one is damaged."""
+        for index, data in self._read("WHERE entries.idx >= ? ORDER BY entries.idx", start):
             yield index, self._decode(index, data)
 
     def backwards(self, before: int | None = None) -> Iterator[tuple[int, Entry]]:
         """(index, entry) from the last (or the one before index `before`) to the first."""
-        rows = self._db.execute(
-            "SELECT idx, entry FROM entries WHERE idx < ? ORDER BY idx DESC",
-            (len(self) if before is None else before,),
-        )
-        for index, data in rows:
+        where = "WHERE entries.idx < ? ORDER BY entries.idx DESC"
+        for index, data in self._read(where, len(self) if before is None else before):
             yield index, self._decode(index, data)
+
+    def find(self, key: str) -> tuple[bytes, Entry] | None:
+        """The entry that was appended under this key, and its bytes."""
+        for index, data in self._read("WHERE key = ?", key):
+            return data, self._decode(index, data)
+        return None
+
+    def _read(self, where: str, argument: int | str) -> Iterator[tuple[int, bytes]]:
+        with sqlite_errors(self.path):
+            for index, data, leaf in self._db.execute(_READ + where, (argument,)):
+                if merkle.leaf_hash(data) != leaf:
+                    raise self._damaged(f"entry {index} is not what was appended")
+                yield index, data
 
     def _decode(self, index: int, data: bytes) -> Entry:
         try:
@@ -145,6 +162,15 @@ class Journal:
         )
 
 
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns what SQLite says into D104, D105 or D106."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _sqlite_error(error, path) from error
+
+
 def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
     text = str(error)
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or "full" in text:
@@ -155,7 +181,7 @@ def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
         )
     return BarnraiseError(
         "D106",
-        f"{path} is not a journal",
+        f"{path} is damaged",
         text,
         next="restore the directory from a backup, or start again in a new one",
     )

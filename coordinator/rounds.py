@@ -34,11 +34,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to close, and why; if not, what is waited for and until when at most."""
+    """Whether to close, and why; if not, what is waited for, until when at most, and why then."""
 
     close: bool
     reason: str
     until: float | None = None
+    then: str = ""
 
 
 def category_of(message_type: str) -> str:
@@ -71,5 +72,5 @@ def decide(policy: Policy, standing: Standing, now: float) -> Decision:
     due = min(limits, default=None)
     if due is not None and now >= due[0]:
         return Decision(True, due[1])
-    until = due[0] if due else None
-    return Decision(False, f"{missing} of {standing.sent} have not answered", until)
+    until, then = due or (None, "")
+    return Decision(False, f"{missing} of {standing.sent} have not answered", until, then)

@@ -8,78 +8,24 @@ happened to the batches that were open.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from barnraise.coordinator.batches import Batch, Draft, close, in_canonical_order, number_orders
 from barnraise.coordinator.blobs import BlobStore
-from barnraise.coordinator.fleet import Order
+from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.journal import Journal
-from barnraise.protocols.canonical import canonical, digest
+from barnraise.protocols.canonical import NotCanonical, canonical, digest
 from barnraise.protocols.entries import Entry, TooLarge
-from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.identity import Member, order_id
+from barnraise.protocols.identity import Member
 
 OPERATIONS = frozenset({"batch.sent", "batch.pulled", "round.sealed", "run.closed"})
+VERDICTS = frozenset({"reply.accepted", "reply.refused", "reply.late"})
+MAX_STATEMENT = 8192  # bytes of a member's statement; ours need a sixth of it
 
 
-@dataclass
-class Batch:
-    """The orders of one `send_and_receive` or `push_messages`, and what became of each.
-
-    Owned by the Grid. `accepted` maps an order to its content's digest, `refused` to (code, reason).
-    """
-
-    number: int
-    kind: str
-    type: str
-    orders: dict[str, Order]
-    limit: float | None
-    sent_at: float = 0.0
-    sent_bytes: int = 0
-    quorum_at: float | None = None
-    accepted: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
-    received: int = 0
-    pulled: set[str] = field(default_factory=set)
-    closed: str | None = None
-    void: bool = False
-
-    def pending(self) -> list[Order]:
-        """The orders without a verdict, in canonical order."""
-        return [o for o in self.orders.values() if o.id not in self.judged()]
-
-    def judged(self) -> set[str]:
-        return self.accepted.keys() | self.refused.keys()
-
-    def digest(self) -> Any:
-        """What the batch came to, for the digest of a run that names no model."""
-        accepted = sorted([self.orders[o].member.name, o, c] for o, c in self.accepted.items())
-        return [self.number, accepted]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """An order before it has a number: what the app asked for."""
-
-    member: Member
-    type: str
-    group: str
-    content: str
-    ttl: float
-
-
-def number_orders(run: str, batch: int, drafts: Sequence[Draft], created: float) -> list[Order]:
-    """The batch's orders in the sequence of `drafts`; `n` counts identical ones (DESIGN §6)."""
-    seen: dict[tuple[str, ...], int] = {}
-    orders = []
-    for d in drafts:
-        key = (d.member.name, d.type, d.group, d.content)
-        n = seen.get(key, 0)
-        seen[key] = n + 1
-        id_ = order_id(run, batch, *key, n)
-        orders.append(Order(id_, batch, d.member, d.type, d.group, d.content, d.ttl, created))
-    return orders
+def anything(body: Mapping[str, Any]) -> bool:
+    return True
 
 
 class RunLog:
@@ -97,7 +43,8 @@ class RunLog:
         """Append (type, body) facts together; returns the digest of each entry."""
         now = self._clock()
         encoded = [self._encode(Entry(type_, now, {"run": self.run, **b})) for type_, b in facts]
-        self.journal.append(encoded)
+        keys = [body["order"] if type_ in VERDICTS else None for type_, body in facts]
+        self.journal.append(encoded, keys)
         return [digest(data) for data in encoded]
 
     def _encode(self, entry: Entry) -> bytes:
@@ -115,63 +62,73 @@ class RunLog:
             if entry.body.get("run") == self.run:
                 yield index, self.whole(entry)
 
-    def last(self, type_: str, before: int | None = None) -> tuple[int, dict[str, Any]] | None:
-        """The index and body of this run's last entry of a type, before an index if one is given."""
+    def last(
+        self,
+        type_: str,
+        before: int | None = None,
+        where: Callable[[Mapping[str, Any]], bool] = anything,
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The index and body of this run's last such entry, before an index if one is given."""
         for index, entry in self.journal.backwards(before):
             if entry.type == type_ and entry.body.get("run") == self.run:
-                return index, self.whole(entry).body
+                body = self.whole(entry).body
+                if where(body):
+                    return index, body
         return None
+
+    def receipt_again(self, delivery: Delivery) -> Receipt | None:
+        """The receipt for the verdict that this order of this member already has on record."""
+        found = self.journal.find(delivery.order)
+        if found is None:
+            return None
+        data, entry = found
+        body = entry.body
+        if (body.get("run"), body.get("member")) != (self.run, delivery.member):
+            return None
+        kind = entry.type.removeprefix("reply.")
+        return Receipt(delivery.order, kind, body.get("reason", ""), digest(data))
 
     def whole(self, entry: Entry) -> Entry:
         """The entry with its body, read back from a blob if it was too large."""
         if set(entry.body) != {"run", "blob"}:
             return entry
+        self._blobs.check(entry.body["blob"])
         return Entry(entry.type, entry.time, json.loads(self._blobs.read(entry.body["blob"])))
 
 
-def sent_body(batch: Batch) -> dict[str, Any]:
-    """`batch.sent`: orders grouped by what they carry, so that different content stands out."""
-    groups: dict[tuple[str, str, str, float], list[str]] = {}
-    for order in batch.orders.values():
-        key = (order.type, order.group, order.content, order.ttl)
-        groups.setdefault(key, []).append(order.member.name)
-    return {
-        "batch": batch.number,
-        "kind": batch.kind,
-        "timeout": batch.limit,
-        "orders": [
-            {"type": t, "group": g, "content": c, "ttl": ttl, "members": members}
-            for (t, g, c, ttl), members in groups.items()
-        ],
-    }
-
-
 def verdict_fact(
-    batch: Batch,
-    order: str,
-    kind: str,
-    content: str,
-    size: int,
-    statement: Any,
-    code: str,
-    why: str,
+    delivery: Delivery, batch: int, kind: str, code: str, why: str
 ) -> tuple[str, dict[str, Any]]:
     """`reply.accepted`, `reply.refused` or `reply.late`."""
     body: dict[str, Any] = {
-        "batch": batch.number,
-        "order": order,
-        "member": batch.orders[order].member.name,
-        "content": content,
-        "bytes": size,
-        "statement": statement,
+        "batch": batch,
+        "order": delivery.order,
+        "member": delivery.member,
+        "content": delivery.content,
+        "bytes": delivery.size,
+        "statement": _recordable(delivery.statement),
     }
     if kind != "accepted":
         body |= {"code": code, "reason": why}
     return f"reply.{kind}", body
 
 
+def _recordable(statement: Mapping[str, Any] | None) -> Any:
+    """The statement, unless it is nothing that an entry can hold: a refused one may be anything."""
+    if statement is None:
+        return None
+    try:
+        plain = dict(statement)
+        return plain if len(canonical(plain)) <= MAX_STATEMENT else None
+    except (NotCanonical, TypeError, ValueError):
+        return None
+
+
 class Cursor:
-    """Walks what the journal already holds of a run. Reads forward only; holds the open batches."""
+    """Walks what the journal already holds of a run. Reads forward only; holds the open batches.
+
+    `late` are the orders whose replies came after their batch was closed.
+    """
 
     def __init__(
         self, log: RunLog, members: Mapping[str, Member], start: int, created: float
@@ -182,7 +139,7 @@ class Cursor:
         self._entries = log.read(start)
         self._next: tuple[int, Entry] | None = next(self._entries, None)
         self.batches: dict[int, Batch] = {}
-        self.late: list[tuple[int, str]] = []
+        self.late: list[str] = []
 
     def upcoming(self) -> Entry | None:
         """The next operation or roster in the journal; None once everything has been replayed."""
@@ -219,8 +176,9 @@ class Cursor:
             body["batch"],
             body["kind"],
             drafts[0].type,
-            {o.id: o for o in sorted(orders, key=lambda o: o.member)},
+            in_canonical_order(orders),
             body["timeout"],
+            recalled=True,
         )
 
     def _member(self, name: str) -> Member:
@@ -228,9 +186,9 @@ class Cursor:
 
     def _apply(self, entry: Entry) -> None:
         body = entry.body
-        batch = self.batches.get(body.get("batch", -1))
         if entry.type == "reply.late":
-            self.late.append((body["batch"], body["order"]))
+            self.late.append(body["order"])
+        batch = self.batches.get(body.get("batch", -1))
         if batch is None:
             return
         if entry.type == "reply.accepted":
@@ -247,21 +205,20 @@ class Cursor:
             batch.pulled |= set(body["orders"]) & batch.orders.keys()
 
 
-def close(batch: Batch, body: Mapping[str, Any]) -> None:
-    """Apply a `batch.closed` to its batch: set replies aside, mark it closed."""
-    for order, reason in body["set_aside"].items():
-        batch.accepted.pop(order, None)
-        batch.refused[order] = ("M109", reason)
-    batch.closed, batch.void = body["reason"], body["void"]
-
-
-def diverged(what: str, recorded: str, now: str) -> BarnraiseError:
-    """The app does something else than the journal says it did."""
-    return BarnraiseError(
-        "R101",
-        f"the app diverged from its journal at {what}",
-        f"recorded: {recorded}\nnow:      {now}",
-        changed="the journal is as it was; nothing was sent",
-        next="make the app deterministic (no clock, no unseeded randomness, no global state), or "
-        "start in a new directory",
-    )
+def said(entry: Entry) -> str:
+    """A recorded operation in one line, for the one who reads that the app diverged."""
+    body = entry.body
+    match entry.type:
+        case "batch.sent":
+            orders = body["orders"]
+            members = ", ".join(sorted(name for o in orders for name in o["members"]))
+            types = ", ".join(sorted({o["type"] for o in orders}))
+            contents = ", ".join(sorted({o["content"][:19] for o in orders}))
+            return f"{body['kind']} {types} to {members}; content {contents}"
+        case "batch.pulled":
+            return f"a pull of {len(body['orders'])} replies"
+        case "round.sealed":
+            return f"round {body['round']} sealed"
+        case "roster.seen":
+            return f"the roster is asked for (call {body['call']}): {', '.join(body['members'])}"
+    return "the run ends"

@@ -78,7 +78,11 @@ class EngineRecorder:
         self.final = Final(blob, dict(report))
 
     def _seal_of(self, body: Mapping[str, Any]) -> Seal:
+        """What was sealed, held against its digests: nothing else would notice a damaged seal."""
         blobs = self._grid.blobs
+        blobs.check(body["content"])
+        for blob in Envelope.decode(blobs.read(body["content"])).blobs():
+            blobs.check(blob)
         records = flower.decode(Envelope.decode(blobs.read(body["content"])), blobs)
         state = RecordDict()
         for name, record in records.items():

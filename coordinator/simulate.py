@@ -124,6 +124,8 @@ class _Execution:
         self._apps: tuple[ServerApp, ClientApp] | None = None
         if len(place.journal) == 0:
             place.forget_start()
+        elif replay:
+            place.journal.check()
         self.secret = place.keep_secret(plan.secret)
         self.members = [
             LocalMember.simulated(self.secret, name, config)
@@ -136,6 +138,7 @@ class _Execution:
         resumed = self._open_run()
         closed = self.log.last("run.closed")
         if closed is not None and not self.replay:
+            self._publish(closed[1])
             self._tell_end(closed[1])
             return self._outcome(closed[1], started, resumed=True, finished_before=True)
         if closed is None and self.replay:
@@ -151,10 +154,14 @@ class _Execution:
         self._conduct()
         closed = self.log.last("run.closed")
         assert closed is not None
-        if closed[1]["named"] and not self.replay:
-            self.place.publish(closed[1]["model"])
+        self._publish(closed[1])
         self._tell_end(closed[1])
         return self._outcome(closed[1], started, resumed=resumed, finished_before=False)
+
+    def _publish(self, closed: Mapping[str, Any]) -> None:
+        """The final model's file; a run killed between its last entry and this one still gets it."""
+        if closed["named"] and not self.replay and not self.place.published.is_file():
+            self.place.publish(closed["model"])
 
     def _tell_end(self, closed: Mapping[str, Any]) -> None:
         path = self.place.blobs.path(closed["model"]) if closed["named"] else None
