@@ -34,8 +34,8 @@ from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict,
 from flwr.clientapp import ClientApp
 from flwr.common.config import (
     get_fused_config_from_dir,
-    get_project_config,
     parse_config_args,
+    validate_fields_in_config,
 )
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
@@ -318,22 +318,25 @@ def _read(directory: Path) -> dict[str, Any]:
     cannot be read."""
     path = directory / "pyproject.toml"
     try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        _, missing, _ = validate_fields_in_config(config)
     except (ValueError, OSError) as error:
-        raise _misconfigured(f"{path} cannot be read", error, directory) from None
-    try:
-        return get_project_config(directory)
-    except (ValueError, TypeError) as error:
+        raise _misconfigured(f"{path} cannot be used", error, directory) from None
+    except (TypeError, AttributeError):
+        missing = ["a section of it is a single value"]
+    if missing:
         raise BarnraiseError(
             "A101",
             f"{path} does not describe a Flower app",
-            str(error),
+            "\n".join(missing),
             next="add the [tool.flwr.app.components] that Flower's own `flwr new` writes",
-        ) from None
+        )
+    return config
 
 
 def _mixed_replies(config: dict[str, Any], directory: Path) -> bool:
-    value = config["tool"].get("barnraise", {}).get("mixed-replies", False)
+    ours = config["tool"].get("barnraise", {})
+    value = ours.get("mixed-replies", False) if isinstance(ours, dict) else None
     if not isinstance(value, bool):
         error = ValueError(f"mixed-replies is {value!r}; it must be true or false")
         raise _misconfigured("[tool.barnraise] has a wrong value", error, directory)

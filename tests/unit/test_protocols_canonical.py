@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,33 @@ def test_parse_gives_back_what_canonical_was_given(value: Any) -> None:
     data = canonical(value)
     assert parse(data) == value
     assert canonical(parse(data)) == data
+
+
+ANY_TEXT = st.text(max_size=6) | st.characters(max_codepoint=0x9F)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.tuples(inner)
+            | st.dictionaries(ANY_TEXT | st.integers(), inner, max_size=4)
+        ),
+        max_leaves=8,
+    )
+)
+@example({"\uff5e": 1, "\U00010000": 2})
+@example({"a": "\x7f\x1f/\u2028", "A": [2**53, -(2**53)]})
+def test_canonical_is_rfc_8785_to_the_byte(value: Any) -> None:
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(NotCanonical):
+            canonical(value)
+    else:
+        assert canonical(value) == expected
 
 
 # RFC 8785 appendix B: IEEE 754 bits and the text that stands for them.
