@@ -98,7 +98,9 @@ class Draft:
     node_id: int | None = None
 
 
-def number_orders(run: str, batch: int, drafts: Sequence[Draft], created: float) -> list[Order]:
+def number_orders(
+    run: str, batch: int, drafts: Sequence[Draft], created: float = 0.0, round: int = 0
+) -> list[Order]:
     """The batch's orders in the sequence of `drafts`; `n` counts identical ones (DESIGN §6)."""
     seen: dict[tuple[str, ...], int] = {}
     orders = []
@@ -107,7 +109,7 @@ def number_orders(run: str, batch: int, drafts: Sequence[Draft], created: float)
         n = seen.get(key, 0)
         seen[key] = n + 1
         id_ = order_id(run, batch, *key, n)
-        orders.append(Order(id_, batch, d.member, d.type, d.group, d.content, d.ttl, created))
+        orders.append(Order(id_, batch, d.member, *key[1:], d.ttl, created, round))
     return orders
 
 

@@ -40,7 +40,7 @@ Fault = Drop | Delay | Poison | Kill
 
 class Faults(Protocol):
     def of(self, member: str, round: int, type: str) -> Fault | None:
-        """What this member does wrong with an order of `type` in its `round`-th train batch."""
+        """What this member does wrong with an order of `type` in the run's `round`-th train batch."""
         ...
 
 

@@ -15,7 +15,10 @@ from barnraise.protocols.identity import Member
 
 @dataclass(frozen=True)
 class Order:
-    """One message to one member. `content` is the digest of its envelope, a blob in the store."""
+    """One message to one member. `content` is the digest of its envelope, a blob in the store.
+
+    `round` counts the run's train batches, this one included; it is no part of the identity.
+    """
 
     id: str
     batch: int
@@ -25,6 +28,7 @@ class Order:
     content: str
     ttl: float
     created: float
+    round: int = 0
 
     def header(self, run_id: int) -> Header:
         return Header(

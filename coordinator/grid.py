@@ -25,6 +25,7 @@ from barnraise.coordinator.fleet import Fleet, Order
 from barnraise.coordinator.intake import REMEMBERED
 from barnraise.coordinator.live import Live, Terms
 from barnraise.coordinator.roster import Roster
+from barnraise.coordinator.rounds import category_of
 from barnraise.coordinator.runlog import Cursor, RunLog, said
 from barnraise.coordinator.tally import Tally
 from barnraise.protocols import flower
@@ -71,11 +72,12 @@ class DurableGrid(Grid):
         if fleet is not None:
             self._live = Live(terms, log, blobs, self._evidence, fleet, self._open, watcher)
         self._busy = threading.Lock()
-        self._cursor: Cursor | None = Cursor(log, self._roster.members, start, wall())
+        self._cursor: Cursor | None = Cursor(log, self._roster.members, start)
         self._missed: deque[tuple[str, int, str]] = deque(maxlen=REMEMBERED)
         self._strangers: dict[str, Message] = {}
         self._next_batch = 1
         self._operations = 0
+        self._rounds = 0
         self._run = flower.Run.create_empty(terms.run_id)
 
     # --- Flower's Grid ------------------------------------------------------------------------
@@ -202,6 +204,7 @@ class DurableGrid(Grid):
         """What a seal must hold for a later process to go on behind it."""
         return {
             "operations": self._operations,
+            "rounds": self._rounds,
             "batches": self._next_batch - 1,
             "open": sorted(self._open),
             "tally": self.tally.body(),
@@ -221,9 +224,10 @@ class DurableGrid(Grid):
         roster = self._log.last("roster.seen", before=index)
         self._roster.show(roster[1]["members"] if roster else [])
         self._roster.did()
-        self._operations, self._next_batch = seal["operations"], seal["batches"] + 1
+        self._operations, self._rounds = seal["operations"], seal["rounds"]
+        self._next_batch = seal["batches"] + 1
         self.tally.restore(seal["tally"])
-        self._cursor = Cursor(self._log, self._roster.members, index + 1, self._wall())
+        self._cursor = Cursor(self._log, self._roster.members, index + 1)
 
     def tell(self, event: events.Event) -> None:
         self._watch(event)
@@ -325,7 +329,9 @@ class DurableGrid(Grid):
         return Draft(member, meta.message_type, meta.group_id, content, meta.ttl, node_id)
 
     def _numbered(self, drafts: Sequence[Draft]) -> list[Order]:
-        return number_orders(self.terms.run, self._next_batch, drafts, self._wall())
+        train = any(d.node_id is None and category_of(d.type) == "train" for d in drafts)
+        round_ = self._rounds + train
+        return number_orders(self.terms.run, self._next_batch, drafts, self._wall(), round_)
 
     def _strangers_among(self, orders: Sequence[Order], drafts: Sequence[Draft]) -> list[Message]:
         """The answers for destinations that are not on the roster."""
@@ -349,6 +355,7 @@ class DurableGrid(Grid):
         batch = Batch(self._next_batch, kind, known[0].type, canonical, limit)
         body = self._replayed("batch.sent", batches.describe(batch))
         self._next_batch += 1
+        self._rounds = known[0].round
         self._did()
         if body is not None:
             return self._recall(batch, body)
@@ -371,8 +378,7 @@ class DurableGrid(Grid):
                 batches.describe(batch),
                 batches.differences(recorded, batch),
             )
-        recorded.type = batch.type
-        recorded.orders = {order: recorded.orders[order] for order in batch.orders}
+        recorded.type, recorded.orders = batch.type, batch.orders
         self._open[batch.number] = recorded
         self._watch(batches.sent_event(recorded, replayed=True))
         cursor.upcoming()

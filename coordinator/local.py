@@ -7,6 +7,7 @@ order takes no time unless a fault says so, so nothing ever sleeps and a run is 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +25,13 @@ from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.members import MemberStore, Work
-from barnraise.coordinator.rounds import category_of
 from barnraise.protocols import flower, identity, progress, statements
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.flower import Handled
 from barnraise.protocols.randomness import derive
 
-COMMIT_EVERY = 0.05  # seconds of work that one commit may gather
+COMMIT_EVERY = 0.2  # seconds of work that one commit may gather
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,29 @@ class LocalFleet:
         self._due: list[_Due] = []
         self._clock = 0.0
         self._count = 0
-        self._rounds: dict[str, set[int]] = {}
+        self._polls = 0
 
     def roster(self) -> Sequence[identity.Member]:
         return [m.member for m in self._members.values()]
 
     def now(self) -> float:
-        return self._clock
+        """The simulation's clock; an instant is not over while handlers asked in it have not run."""
+        return math.nextafter(self._clock, -math.inf) if self._queue else self._clock
 
     def dispatch(self, orders: Sequence[Order]) -> None:
         self._queue.extend((order, self._clock) for order in orders)
 
     def arrivals(self, until: float | None) -> Sequence[Delivery]:
-        """Runs waiting handlers; when none is left, the clock jumps to the next thing that happens."""
+        """Runs waiting handlers; when none is left, the clock jumps to the next thing that happens.
+
+        A poll (`until` is now) takes time as well, or an app that polls would wait without end: a
+        second, and twice as long each time that it finds nothing.
+        """
+        poll = until is not None and until <= self.now()
         while True:
             self._work()
             if arrived := self._take_due():
+                self._polls = 0
                 return arrived
             if self._queue:
                 continue
@@ -117,7 +124,8 @@ class LocalFleet:
                 continue
             if until is None:
                 raise _stalled()
-            self._clock = max(self._clock, until)
+            self._clock = max(self._clock, until) + (2.0**self._polls if poll else 0.0)
+            self._polls = min(self._polls + 1, 20) if poll else 0
             return []
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> None:
@@ -152,11 +160,7 @@ class LocalFleet:
         return arrived
 
     def _fault(self, order: Order) -> Fault | None:
-        name = order.member.name
-        seen = self._rounds.setdefault(name, set())
-        if category_of(order.type) == "train":
-            seen.add(order.batch)
-        return self._faults.of(name, len(seen), order.type)
+        return self._faults.of(order.member.name, order.round, order.type)
 
     def _perform(self, order: Order, fault: Fault | None) -> Delivery:
         """Run the handler, encode and sign its reply, stage what goes with it."""

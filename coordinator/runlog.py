@@ -130,12 +130,9 @@ class Cursor:
     `late` are the orders whose replies came after their batch was closed.
     """
 
-    def __init__(
-        self, log: RunLog, members: Mapping[str, Member], start: int, created: float
-    ) -> None:
+    def __init__(self, log: RunLog, members: Mapping[str, Member], start: int) -> None:
         self._log = log
         self._members = members
-        self._created = created
         self._entries = log.read(start)
         self._next: tuple[int, Entry] | None = next(self._entries, None)
         self.batches: dict[int, Batch] = {}
@@ -171,7 +168,7 @@ class Cursor:
             for o in body["orders"]
             for name in o["members"]
         ]
-        orders = number_orders(self._log.run, body["batch"], drafts, self._created)
+        orders = number_orders(self._log.run, body["batch"], drafts)
         self.batches[body["batch"]] = Batch(
             body["batch"],
             body["kind"],

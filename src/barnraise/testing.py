@@ -7,7 +7,7 @@
     run = federation.run(server_app, client_app, {"rounds": 3})
     assert run.rounds[1].absent == {"site-01": "no reply before the batch closed"}
 
-A `round` here is the n-th train batch in which the member is asked, from 1 on. Python's hash seed
+A `round` here is the run's n-th train batch, from 1 on. Python's hash seed
 belongs to the process and cannot be fixed from inside it: a ServerApp whose result hangs on the order
 of a set of strings is the same each time only under `PYTHONHASHSEED=0`.
 """
