@@ -1,0 +1,273 @@
+"""The built-in tasks, their data, and tasks of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from barnraise.client.tasks import Sampler, load_task
+from barnraise.client.tasks.causal_lm import CausalLM
+from barnraise.client.tasks.classification import Classification
+from barnraise.client.tasks.text import documents, split_documents
+from barnraise.protocols.charter import TaskSection
+from barnraise.protocols.errors import BarnraiseError
+
+DOCUMENTS = [f"document {i}\n" * 20 for i in range(40)]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    for i, text in enumerate(DOCUMENTS):
+        path = tmp_path / "texts" / f"part{i % 3}" / f"{i}{('.txt', '.md', '.py', '.rst')[i % 4]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "texts"
+
+
+def section(name: str, **options: object) -> TaskSection:
+    return TaskSection.model_validate({"name": name, **options})
+
+
+def refused(code: str, name: str, home: Path | None = None, **options: object) -> str:
+    with pytest.raises(BarnraiseError) as caught:
+        load_task(section(name, **options), home)
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def test_documents_are_text_files_and_lines_of_jsonl(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "two"}\n\n{"text": "three", "id": 3}\n{"text": " "}\n'
+    )
+    (tmp_path / "c.bin").write_bytes(b"no text")
+    (tmp_path / ".hidden.txt").write_text("hidden")
+    (tmp_path / "empty.md").write_text("\n")
+    assert list(documents(tmp_path)) == [b"one", b"two", b"three"]
+
+
+def test_whether_a_document_is_held_out_does_not_hang_on_the_others(texts: Path) -> None:
+    train, held_out = split_documents(texts, 0.3)
+    assert sorted(train + held_out) == sorted(text.encode() for text in DOCUMENTS)
+    assert train
+    assert held_out
+    (texts / "new.txt").write_text("another document")
+    more_train, more_held_out = split_documents(texts, 0.3)
+    assert set(held_out) <= set(more_held_out)
+    assert set(train) <= set(more_train)
+
+
+def test_a_document_that_stands_twice_is_never_on_both_sides(texts: Path) -> None:
+    for i, text in enumerate(DOCUMENTS):
+        (texts / f"again{i}.txt").write_text(text)
+    train, held_out = split_documents(texts, 0.3)
+    assert not set(train) & set(held_out)
+
+
+@pytest.mark.parametrize("line", ["{", '{"txt": "x"}', "[]", '{"text": 3}', '"text"'])
+def test_a_line_that_is_no_document_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': 'fine'})}\n{line}\n")
+    with pytest.raises(BarnraiseError) as caught:
+        list(documents(tmp_path))
+    assert caught.value.code == "D202"
+    assert "line 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_documents_are_d201(tmp_path: Path, count: int) -> None:
+    for i in range(count):
+        (tmp_path / f"{i}.txt").write_text("text")
+    with pytest.raises(BarnraiseError) as caught:
+        split_documents(tmp_path, 0.1)
+    assert caught.value.code == "D201"
+
+
+def test_a_directory_that_is_not_there_is_d201(tmp_path: Path) -> None:
+    with pytest.raises(BarnraiseError) as caught:
+        CausalLM().data(tmp_path / "nowhere")
+    assert caught.value.code == "D201"
+
+
+def test_an_unreadable_document_is_d202(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BarnraiseError) as caught:
+        list(documents(tmp_path))
+    assert caught.value.code == "D202"
+    assert "a.txt" in str(caught.value)
+
+
+# --- causal-lm --------------------------------------------------------------------------------------
+
+
+def small_lm() -> CausalLM:
+    return CausalLM(context=16, width=16, layers=1, heads=2, held_out=0.3)
+
+
+def test_every_window_of_the_training_text_is_an_example(texts: Path) -> None:
+    task = small_lm()
+    split = task.data(texts)
+    train, _ = split_documents(texts, 0.3)
+    text = b"\n\n".join(train)
+    assert split.sizes()[0] == len(text) - 16
+    assert bytes(split.train[3].tolist()) == text[3:20]
+
+
+def test_held_out_windows_predict_each_byte_once(texts: Path) -> None:
+    split = small_lm().data(texts)
+    _, held_out = split_documents(texts, 0.3)
+    text = b"\n\n".join(held_out)
+    predicted = b"".join(bytes(split.held_out[i][1:].tolist()) for i in range(split.sizes()[1]))
+    assert predicted == text[1 : 1 + len(predicted)]
+    assert len(text) - len(predicted) <= 16
+
+
+def test_text_shorter_than_the_context_is_d201(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("short")
+    (tmp_path / "b.txt").write_text("text")
+    with pytest.raises(BarnraiseError) as caught:
+        small_lm().data(tmp_path)
+    assert caught.value.code == "D201"
+
+
+def test_a_fresh_language_model_knows_nothing_and_no_byte_sees_what_follows() -> None:
+    torch.manual_seed(0)
+    task = small_lm()
+    model = task.model()
+    batch = torch.randint(256, (4, 17))
+    assert task.loss(model, batch).item() == pytest.approx(np.log(256), abs=0.1)
+    changed = batch.clone()
+    changed[:, 10:] = 0
+    with torch.no_grad():
+        assert torch.allclose(model(batch[:, :-1])[:, :10], model(changed[:, :-1])[:, :10])
+
+
+def test_accuracy_is_the_part_of_right_bytes() -> None:
+    class Always(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(*tokens.shape, 256)
+            logits[..., 7] = 1
+            return logits
+
+    batch = torch.tensor([[0, 7, 7, 3, 7]])
+    assert small_lm().metrics(Always(), batch) == {"accuracy": 0.75}
+
+
+def test_a_sample_continues_the_prompt() -> None:
+    task = small_lm()
+    assert isinstance(task, Sampler)
+    torch.manual_seed(1)
+    text = task.sample(task.model(), "def ", 30)
+    assert text.startswith("def ")
+    assert len(text) > 10
+
+
+def test_heads_must_divide_width() -> None:
+    assert "task.heads" in refused("C104", "causal-lm", width=10, heads=4)
+
+
+# --- classification -----------------------------------------------------------------------------------
+
+
+def small_classes() -> Classification:
+    return Classification(features=3, classes=2, hidden=[4], held_out=0.25)
+
+
+def test_rows_come_from_npz_and_csv(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(12, dtype=np.float64).reshape(4, 3), y=[0, 1, 0, 1])
+    (tmp_path / "b.csv").write_text("p,label,q,r\n1.5,1,2,3\n-1,0,0,1e3\n")
+    split = small_classes().data(tmp_path)
+    rows = {tuple(x.tolist()): int(y) for part in (split.train, split.held_out) for x, y in part}  # type: ignore[attr-defined]
+    assert rows[(1.5, 2.0, 3.0)] == 1
+    assert rows[(3.0, 4.0, 5.0)] == 1
+    assert sum(split.sizes()) == 6
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.zeros((3, 2)), np.zeros(3, int)),
+        (np.zeros((3, 3)), np.array([0, 1, 2])),
+        (np.zeros((3, 3)), np.array([0, -1, 1])),
+        (np.zeros((3, 3)), np.zeros(2, int)),
+        (np.full((3, 3), np.nan), np.zeros(3, int)),
+        (np.array([["a"] * 3] * 3), np.zeros(3, int)),
+        (np.zeros((3, 3)), np.zeros(3)),
+    ],
+)
+def test_rows_of_another_kind_are_d202(tmp_path: Path, x: np.ndarray, y: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    with pytest.raises(BarnraiseError) as caught:
+        small_classes().data(tmp_path)
+    assert caught.value.code == "D202"
+    assert "a.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["p,q,r\n1,2,3\n", "p,q,r,label\n1,2,x,0\n", "p,q,r,label\n1,2\n", "p,q,r,label\n1,2,3,zero\n"],
+)
+def test_a_csv_that_is_no_table_of_numbers_is_d202(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(BarnraiseError) as caught:
+        small_classes().data(tmp_path)
+    assert caught.value.code == "D202"
+
+
+def test_a_file_that_is_no_npz_is_d202_and_nothing_is_unpickled(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"nothing of the kind")
+    with pytest.raises(BarnraiseError) as caught:
+        small_classes().data(tmp_path)
+    assert caught.value.code == "D202"
+    np.savez(tmp_path / "a.npz", x=np.array([object()], dtype=object), y=np.zeros(1, int))
+    with pytest.raises(BarnraiseError) as pickled:
+        small_classes().data(tmp_path)
+    assert pickled.value.code == "D202"
+
+
+# --- tasks by name ------------------------------------------------------------------------------------
+
+
+def test_a_built_in_task_takes_the_charters_keys() -> None:
+    task = load_task(section("causal-lm", context=8, width=16, heads=2))
+    assert isinstance(task, CausalLM)
+    assert (task.context, task.width) == (8, 16)
+
+
+def test_unknown_keys_and_wrong_values_name_the_key_and_the_keys_there_are() -> None:
+    assert "bytes that a prediction may look back on" in refused("C104", "causal-lm", contxt=8)
+    assert "task.context" in refused("C104", "causal-lm", context="8")
+    assert "task.context" in refused("C104", "causal-lm", context=0)
+    assert "task.features" in refused("C104", "classification", classes=2)
+
+
+def test_a_task_that_is_not_there_is_c105(tmp_path: Path) -> None:
+    assert "causal-lm" in refused("C105", "images")
+    assert "No module named" in refused("C105", "nowhere:Task", tmp_path)
+    (tmp_path / "words.py").write_text("class Words: pass\nvalue = 3\n")
+    assert "Sentences" in refused("C105", "words:Sentences", tmp_path)
+    assert "not a class" in refused("C105", "words:value", tmp_path)
+    assert "it has no model, data, loss, metrics" in refused("C105", "words:Words", tmp_path)
+
+
+def test_the_code_of_ones_own_task_is_what_lies_beside_the_charter(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "mine.py").write_text(
+            f"class Mine:\n    said = {name!r}\n"
+            "    def model(self): ...\n    def data(self, directory): ...\n"
+            "    def loss(self, model, batch): ...\n    def metrics(self, model, batch): ...\n"
+        )
+        assert load_task(section("mine:Mine"), home).said == name  # type: ignore[attr-defined]
