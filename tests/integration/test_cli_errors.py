@@ -151,7 +151,7 @@ DEEDS = {
     "shape": ("arrays['w'] = arrays['w'][:2]", "M105: arrays[w] is float32[2, 4]"),
     "dtype": ("arrays['w'] = arrays['w'].astype(np.float64)", "M105: arrays[w] is float64[3, 4]"),
     "nan": ("arrays['b'][0] = np.nan", "M106: arrays[b] holds NaN or infinity"),
-    "metrics": ("metrics['other'] = metrics.pop('loss')", "M109: records arrays"),
+    "metrics": ("metrics['other'] = metrics.pop('loss')", "M109: it sent arrays"),
     "exits": ("raise SystemExit(3)", "M108: SystemExit at client.py:"),
 }
 

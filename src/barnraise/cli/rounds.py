@@ -95,7 +95,8 @@ class Rounds(AbstractContextManager["Rounds"]):
         self._sent[event.batch] = (self._clock(), event.bytes)
 
     def _batch_closed(self, event: events.BatchClosed) -> None:
-        started, sent = self._sent.pop(event.batch, (self._clock(), 0))
+        now = self._clock()
+        started, sent = self._sent.pop(event.batch, (now, 0))
         if event.replayed:
             self._replayed += 1
             return
@@ -103,7 +104,7 @@ class Rounds(AbstractContextManager["Rounds"]):
         moved = sent + event.bytes
         self._round.add(event, moved)
         if not self._seals:
-            self._line(self._batch_row(event, self._clock() - started, moved))
+            self._line(self._batch_row(event, now - started, moved))
             self._line_each(event.refused, "refused")
             self._line_each(event.absent, "absent")
 

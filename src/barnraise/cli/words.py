@@ -26,7 +26,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 999.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
+    hours = seconds / 3600
+    if hours < 1.65:
+        return f"{seconds / 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 99.95 else f"{hours:.0f} h"
 
 
 def listed(names: Sequence[str], most: int = FEW) -> str:
