@@ -177,8 +177,8 @@ def tracked() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sdist and wheel, the wheel from the sdist, of a copy of the tracked files."""
+def built(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A copy of the tracked files, and a folder with its sdist and the wheel made from that."""
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
     for file in tracked:
         target = copy / file
@@ -190,15 +190,16 @@ def built(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    return copy, out
 
 
 def test_a_wheel_built_through_the_sdist_holds_every_tracked_module(
-    built: Path, tracked: list[str]
+    built: tuple[Path, Path], tracked: list[str]
 ) -> None:
-    (wheel,) = built.glob("*.whl")
+    copy, out = built
+    (wheel,) = out.glob("*.whl")
     expected = {
-        f"barnraise/{file.removeprefix('src/barnraise/')}": ROOT / file
+        f"barnraise/{file.removeprefix('src/barnraise/')}": copy / file
         for file in tracked
         if file.startswith((*(f"{room}/" for room in ROOMS), "src/barnraise/"))
         and file.endswith((".py", ".toml", "py.typed"))
@@ -216,8 +217,8 @@ def test_a_wheel_built_through_the_sdist_holds_every_tracked_module(
     assert {t for t in tops if not t.endswith(".dist-info")} == {"barnraise"}
 
 
-def test_the_sdist_holds_the_licence(built: Path) -> None:
-    (sdist,) = built.glob("*.tar.gz")
+def test_the_sdist_holds_the_licence(built: tuple[Path, Path]) -> None:
+    (sdist,) = built[1].glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml", "src/barnraise/__init__.py"} <= names
