@@ -117,8 +117,10 @@ class Bench:
         self.trace: list[Any] = []
         self.events: list[events.Event] = []
         self.root.mkdir(exist_ok=True)
-        self.journal = TracedJournal(self.root / "journal.db", failpoint=lambda moment, index: None)
-        self.blobs = TracedBlobs(self.root / "blobs")
+        self.journal = TracedJournal(
+            self.root / "journal.db", durable=False, failpoint=lambda moment, index: None
+        )
+        self.blobs = TracedBlobs(self.root / "blobs", durable=False)
         self.journal.trace = self.blobs.trace = self.trace
         self.log = RunLog(RUN, self.journal, self.blobs, lambda: "2026-01-01T00:00:00Z")
         self.fleet = ScriptedFleet(self.trace, self.names)

@@ -455,6 +455,6 @@ def test_a_damaged_reply_is_noticed_when_it_is_read_again(bench: Bench) -> None:
 
 def test_what_the_app_cannot_send_is_its_error_alone(bench: Bench) -> None:
     broken = RecordDict({"config": ConfigRecord({"lone": "\ud800"})})
-    with pytest.raises(ValueError, match="utf-8|surrogate"):
+    with pytest.raises(ValueError, match=r"utf-8|surrogate"):
         bench.grid.send_and_receive([Message(broken, member("ada").node_id, "train")])
     assert bench.types() == []
