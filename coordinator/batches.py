@@ -203,22 +203,36 @@ def diverged(what: str, recorded: str, now: str, differs: str = "") -> Barnraise
     )
 
 
+NAMED = 8  # more members than these are counted
+
+
 def waiting(
     policy: rounds.Policy, batch: Batch, decision: rounds.Decision, now: float
 ) -> events.Waiting:
     """For whom a batch waits, since when, and what happens if nothing changes (law L10)."""
-    names = ", ".join(o.member.name for o in batch.pending())
-    since = f"waits since {now - batch.sent_at:.0f} s for {names}"
+    pending = [o.member.name for o in batch.pending()]
+    names = ", ".join(pending[:NAMED])
+    if len(pending) > NAMED:
+        names += f" and {len(pending) - NAMED} more"
+    since = f"waits since {_span(now - batch.sent_at)} for {names}"
     if decision.until is None:
         ahead = "nothing limits the wait"
     else:
-        ahead = f"closes in {decision.until - now:.0f} s ({decision.then})"
+        ahead = f"closes in {_span(decision.until - now)} ({decision.then})"
         if rounds.is_void(policy, batch.category, len(batch.accepted)):
             lacking = (policy.quorum or 0) - len(batch.accepted)
             ahead += f", void unless {lacking} more are accepted: the model then stays as it is"
         else:
             ahead += " without them"
     return events.Waiting(f"batch {batch.number} ({batch.type}) {since}; {ahead}")
+
+
+def _span(seconds: float) -> str:
+    """`12 s`, `4 min`, `12.0 h`."""
+    whole = max(0, round(seconds))
+    if whole < 600:
+        return f"{whole} s"
+    return f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"
 
 
 def closed_event(batch: Batch, seconds: float, *, replayed: bool) -> events.BatchClosed:

@@ -109,6 +109,14 @@ def test_refused_and_absent_members_are_named_with_their_reason() -> None:
         assert sum("geneva refused" in line for line in lines) == 1
 
 
+def test_a_seal_without_training_is_about_the_initial_model() -> None:
+    lines = shown(
+        [opened(), *batch(1, type="evaluate"), sealed(0), *batch(2), sealed(1)], seals=True
+    )
+    assert "the initial model" in lines[2]
+    assert lines[2].index("loss") == lines[3].index("loss")
+
+
 def test_an_app_that_does_not_seal_gets_a_row_per_batch() -> None:
     lines = shown([opened(), *batch(1), *batch(2, type="evaluate"), *batch(3, type="query.name")])
     assert lines[2:] == [
@@ -161,11 +169,11 @@ def test_the_lines_below_say_who_is_where_and_for_whom_it_waits() -> None:
         events.Progress("geneva", "training step", 31, 200),
     ):
         now.see(event)
-    lines = now._render().plain.splitlines()
-    assert lines[0].startswith("  train · 1/4 answered · geneva training step 31/200 · ")
-    assert lines[1] == "  batch 3 (train) waits for geneva, zurich; no limit"
+    lines = now.text()
+    assert lines[0].startswith("train · 1/4 answered · geneva training step 31/200 · ")
+    assert lines[1] == "batch 3 (train) waits for geneva, zurich; no limit"
     now.see(closed)
-    assert now._render().plain == ""
+    assert now.text() == []
 
 
 @given(st.integers(0, 10**17))

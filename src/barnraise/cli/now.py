@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.text import Text
 
 from barnraise.cli import words
@@ -70,11 +71,12 @@ class Now:
         head = f"{self._batch.type} · {self._answered}/{asked} answered"
         return (" · ".join([head, *steps]), self._waiting)
 
-    def _render(self) -> Text:
+    def _render(self) -> Padding:
+        return Padding(Text("\n".join(self.text()), "dim"), (0, 0, 0, 2))
+
+    def text(self) -> list[str]:
+        """The lines as they are now; none between batches."""
         lines = [line for line in self._snapshot if line]
-        if not lines:
-            return Text("")
-        lines[0] += f" · {words.duration(self._clock() - self._since)}"
-        return Text(
-            "\n".join("  " + line for line in lines), "dim", no_wrap=True, overflow="ellipsis"
-        )
+        if lines:
+            lines[0] += f" · {words.duration(self._clock() - self._since)}"
+        return lines

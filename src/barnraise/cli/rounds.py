@@ -19,6 +19,8 @@ from barnraise.cli import words
 from barnraise.cli.now import Clock, Now
 from barnraise.coordinator import events
 
+_INITIAL = "the initial model"  # what a seal without training is about
+
 
 class Rounds(AbstractContextManager["Rounds"]):
     """A watcher.
@@ -166,11 +168,17 @@ class Rounds(AbstractContextManager["Rounds"]):
         if len(self._members) <= words.FEW:
             for between in (" · ", "  "):
                 if taken + columns * len(between) <= room:
-                    answered = self._round.accepted
-                    slots = (m if m in answered else " " * len(m) for m in self._members)
-                    return " ".join(slots), between
+                    return f"{self._answered():<{len(all_names)}}", between
         n = str(len(self._members))
-        return f"{len(self._round.accepted):>{len(n)}} of {n} members", " · "
+        count = f"{len(self._round.accepted):>{len(n)}} of {n} members"
+        return (count if self._round.trained else f"{_INITIAL:<{len(count)}}"), " · "
+
+    def _answered(self) -> str:
+        """Each member's name in its place; who did not answer leaves a gap."""
+        if not self._round.trained:
+            return _INITIAL
+        answered = self._round.accepted
+        return " ".join(m if m in answered else " " * len(m) for m in self._members)
 
     def _line_each(self, reasons: Mapping[str, str], what: str) -> None:
         for member in sorted(reasons)[: words.FEW]:
@@ -196,7 +204,7 @@ class _Round:
     def __init__(self, started: float) -> None:
         self.started = started
         self.bytes = 0
-        self.void = False
+        self.void = self.trained = False
         self.accepted: set[str] = set()
         self.refused: dict[str, str] = {}
         self.absent: dict[str, str] = {}
@@ -207,4 +215,5 @@ class _Round:
         self.refused |= event.refused
         self.absent |= event.absent
         if event.type.partition(".")[0] == "train":
+            self.trained = True
             self.accepted |= set(event.accepted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+import barnraise
 from barnraise.cli.rounds import Rounds
 from barnraise.protocols.errors import BarnraiseError
 
@@ -31,31 +33,31 @@ def watched(
             rounds = Rounds(out, directory, seals=seals, replays=replays, live=live)
             stack.enter_context(rounds)
             if not verbose:
-                stack.enter_context(flowers_log_hidden())
+                stack.enter_context(engines_log_hidden())
             yield rounds
     except KeyboardInterrupt as interruption:
         raise _interrupted(directory) from interruption
 
 
-class _NotFlowersOwn(logging.Filter):
-    """Lets through what an app logs with Flower's logger, and nothing of Flower's own."""
+class _AppsAlone(logging.Filter):
+    """Lets through what an app logs with Flower's logger, and nothing of Flower's own or of ours."""
 
     def __init__(self) -> None:
         super().__init__()
         import flwr
 
-        self._home = str(Path(flwr.__file__).parent)
+        self._engines = tuple(f"{Path(m.__path__[0])}{os.sep}" for m in (flwr, barnraise))
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.pathname.startswith(self._home)
+        return not record.pathname.startswith(self._engines)
 
 
 @contextmanager
-def flowers_log_hidden() -> Iterator[None]:
+def engines_log_hidden() -> Iterator[None]:
     """Inside, the console shows of Flower's log only what apps write to it, on what is stderr now."""
     from barnraise.protocols import flower  # noqa: F401  (Flower's logger has its handler now)
 
-    hiding = _NotFlowersOwn()
+    hiding = _AppsAlone()
     handlers = [
         (h, h.stream)
         for h in logging.getLogger("flwr").handlers
