@@ -26,6 +26,7 @@ class BlobStore:
         self._pending: dict[str, Path] = {}
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
+        self._files = str(root / "sha256")
         self._incoming = root / "incoming"
         for half_written in self._incoming.glob("*"):
             half_written.unlink()
@@ -123,7 +124,7 @@ class BlobStore:
     def _final(self, digest: str) -> Path:
         if not is_digest(digest):
             raise ValueError(f"not a digest: {digest!r}")
-        return self.root / "sha256" / digest[7:9] / digest[9:]
+        return Path(f"{self._files}/{digest[7:9]}/{digest[9:]}")
 
 
 def _write(path: Path, pieces: Sequence[memoryview | bytes]) -> None:

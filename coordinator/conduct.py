@@ -43,6 +43,7 @@ def conduct(
     flower.seed_generators(derive(secret, "server", "start"))
     with (
         marked(lambda: not grid.live),
+        flower.one_copy_arrays(),
         flower.strategy_start_watched(grid, recorder.rule, taken.finished),
     ):
         _call(app, grid, context)

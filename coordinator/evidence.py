@@ -19,6 +19,7 @@ class StoredEvidence:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._envelopes: dict[str, Envelope] = {}
+        self._nonfinite: dict[str, str | None] = {}
 
     def envelope(self, digest: str) -> Envelope:
         """`ContentError` if the bytes are no envelope."""
@@ -32,7 +33,13 @@ class StoredEvidence:
         return self._blobs.specs(blob)
 
     def nonfinite(self, blob: str) -> str | None:
-        return first_nonfinite(self._blobs.path(blob), self._blobs.specs(blob).values())
+        """The first tensor that is not finite. Looked at once for each blob: its digest fixes it."""
+        if blob not in self._nonfinite:
+            if len(self._nonfinite) >= _KEPT:
+                self._nonfinite.clear()
+            specs = self._blobs.specs(blob).values()
+            self._nonfinite[blob] = first_nonfinite(self._blobs.path(blob), specs)
+        return self._nonfinite[blob]
 
 
 class HashOnly:

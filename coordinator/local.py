@@ -140,13 +140,14 @@ class LocalFleet:
         """Run handlers for a while, then commit what they left, then let their replies go."""
         started = time.monotonic()
         done: list[tuple[float, Delivery]] = []
-        while self._queue and time.monotonic() - started < COMMIT_EVERY:
-            order, sent = self._queue.popleft()
-            fault = self._fault(order)
-            delivery = self._store.replied(order.id) or self._perform(order, fault)
-            if not isinstance(fault, Drop):
-                delay = fault.seconds if isinstance(fault, Delay) else 0.0
-                done.append((sent + delay, replace(delivery, at=sent + delay)))
+        with flower.generators_kept():
+            while self._queue and time.monotonic() - started < COMMIT_EVERY:
+                order, sent = self._queue.popleft()
+                fault = self._fault(order)
+                delivery = self._store.replied(order.id) or self._perform(order, fault)
+                if not isinstance(fault, Drop):
+                    delay = fault.seconds if isinstance(fault, Delay) else 0.0
+                    done.append((sent + delay, replace(delivery, at=sent + delay)))
         self._blobs.sync()
         self._store.commit()
         for at, delivery in done:
@@ -200,7 +201,7 @@ class LocalFleet:
         def listener(what: str, done: int, total: int) -> None:
             self._watch(events.Progress(name, what, done, total))
 
-        with flower.generators_kept(), progress.listening(listener):
+        with progress.listening(listener):
             return flower.run_handler(self._app, message, context, carry, seed)
 
     def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, bytes, Handled]:

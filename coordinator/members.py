@@ -51,6 +51,8 @@ class MemberStore:
         self._kept: dict[str, tuple[Envelope, Envelope]] = {}
         self._staged: list[tuple[Delivery, str]] = []
         self._changed: dict[str, tuple[Envelope, Envelope]] = {}
+        self._spooled = {row[0] for row in self._db.execute("SELECT id FROM spool")}
+        self._receipted: list[str] = []
 
     def recall(self, member: str) -> tuple[RecordDict, RecordDict]:
         """Fresh copies of the member's state and carry, with what is staged."""
@@ -60,9 +62,9 @@ class MemberStore:
 
     def replied(self, order: str) -> Delivery | None:
         """The reply that this order already has, if it was committed and not yet receipted."""
-        row = self._db.execute("SELECT * FROM spool WHERE id=?", (order,)).fetchone()
-        if row is None:
+        if order not in self._spooled:
             return None
+        row = self._db.execute("SELECT * FROM spool WHERE id=?", (order,)).fetchone()
         return Delivery(row[0], row[1], row[2], row[3], json.loads(row[4]), 0.0)
 
     def stage(self, work: Work) -> None:
@@ -92,18 +94,23 @@ class MemberStore:
             "INSERT OR REPLACE INTO spool VALUES (?, ?, ?, ?, ?)",
             [(d.order, d.member, d.content, d.size, text) for d, text in self._staged],
         )
+        self._unspool()
         self._db.execute("COMMIT")
+        self._spooled |= {d.order for d, _ in self._staged}
         self._drop_replaced()
         self._staged.clear()
 
     def forget(self, orders: Sequence[str]) -> None:
-        """Receipts came: these replies need not be kept. Lost if the process dies; harmless then."""
-        self._db.execute("BEGIN")
-        self._db.executemany("DELETE FROM spool WHERE id=?", [(o,) for o in orders])
-        self._db.execute("COMMIT")
+        """Receipts came: the next commit drops these replies. Lost if the process dies; harmless."""
+        self._receipted += orders
 
     def close(self) -> None:
         self._db.close()
+
+    def _unspool(self) -> None:
+        self._db.executemany("DELETE FROM spool WHERE id=?", [(o,) for o in self._receipted])
+        self._spooled.difference_update(self._receipted)
+        self._receipted.clear()
 
     def _envelopes(self, member: str) -> tuple[Envelope, Envelope]:
         if member in self._changed:

@@ -9,6 +9,9 @@ from typing import Any
 
 import rfc8785
 
+_PLAIN = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), check_circular=False
+)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -28,11 +31,29 @@ def is_digest(value: object) -> bool:
 def canonical(value: Any) -> bytes:
     """RFC 8785 bytes of `value`; `NotCanonical` if JSON cannot hold it (NaN, integers beyond 2^53)."""
     try:
+        if _plain(value):
+            return _PLAIN.encode(value).encode()
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonical(str(error)) from None
     except RecursionError:
         raise NotCanonical("nested too deeply") from None
+
+
+def _plain(value: Any) -> bool:
+    """Whether Python's own encoder, three times as fast, writes the same bytes as RFC 8785 asks for.
+
+    It would not for floats, for keys whose order UTF-16 decides, or for integers beyond 2^53.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(-(2**53) < value < 2**53)
+    if kind is dict:
+        keys = all(type(key) is str and key.isascii() for key in value)
+        return keys and all(map(_plain, value.values()))
+    return (kind is list or kind is tuple) and all(map(_plain, value))
 
 
 def digest_of(value: Any) -> str:

@@ -53,6 +53,7 @@ from barnraise.protocols.records import (
     array_of,
     decode,
     encode,
+    one_copy_arrays,
     tensor_of,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "array_of",
     "decode",
     "encode",
+    "one_copy_arrays",
     "tensor_of",
 ]
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
@@ -156,16 +157,22 @@ def _escape(name: str) -> str:
 
 def header_of(
     tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-) -> tuple[bytes, list[str]]:
+) -> tuple[bytes, Sequence[str]]:
     """The first bytes of a blob with these tensors, and the order in which their bytes follow.
 
     `BlobError` for a name with lone surrogates.
     """
-    names = sorted(tensors, key=lambda n: (-_ORDER.index(_CODE[tensors[n][0]]), _escape(n)))
+    return _header(tuple((name, *tensors[name]) for name in tensors))
+
+
+@lru_cache(maxsize=64)  # a run's messages carry the same few sets of tensors again and again
+def _header(
+    tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+) -> tuple[bytes, tuple[str, ...]]:
+    ordered = sorted(tensors, key=lambda t: (-_ORDER.index(_CODE[t[1]]), _escape(t[0])))
     header: dict[str, Any] = {}
     end = 0
-    for name in names:
-        dtype, shape = tensors[name]
+    for name, dtype, shape in ordered:
         start, end = end, end + size_of(shape) * dtype.itemsize
         header[_escape(name)] = {
             "dtype": _CODE[dtype],
@@ -174,7 +181,7 @@ def header_of(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, names
+    return len(text).to_bytes(8, "little") + text, tuple(name for name, _, _ in ordered)
 
 
 def encode(arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
@@ -256,7 +263,9 @@ def parse(first: bytes, length: int) -> dict[str, Spec]:
         specs[spec.name] = spec
     if 8 + size + end != length:
         raise BlobError(f"the file has {length} bytes, its header accounts for {8 + size + end}")
-    if header_of({s.name: (s.dtype, s.shape) for s in specs.values()})[0] != first[: 8 + size]:
+    # What a peer claims is kept only where it is small: the cache must not grow with its headers.
+    header_again = _header if size <= 65536 else _header.__wrapped__
+    if header_again(tuple((s.name, s.dtype, s.shape) for s in specs.values()))[0] != first[: 8 + size]:
         raise BlobError("the header is not in canonical form")
     return specs
 
