@@ -265,7 +265,8 @@ def parse(first: bytes, length: int) -> dict[str, Spec]:
         raise BlobError(f"the file has {length} bytes, its header accounts for {8 + size + end}")
     # What a peer claims is kept only where it is small: the cache must not grow with its headers.
     header_again = _header if size <= 65536 else _header.__wrapped__
-    if header_again(tuple((s.name, s.dtype, s.shape) for s in specs.values()))[0] != first[: 8 + size]:
+    claimed = tuple((s.name, s.dtype, s.shape) for s in specs.values())
+    if header_again(claimed)[0] != first[: 8 + size]:
         raise BlobError("the header is not in canonical form")
     return specs
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from barnraise.coordinator.blobs import BlobStore
 from barnraise.protocols import records, tensors
-from barnraise.protocols.content import ArrayEntry, Arrays, ContentError, Envelope
+from barnraise.protocols.content import ArrayEntry, Arrays, ContentError, Envelope, Values
 from barnraise.protocols.records import LazyArray
 
 SETTINGS = settings(deadline=None, max_examples=60)
@@ -108,6 +108,21 @@ def test_the_same_content_gives_the_same_bytes(blobs: BlobStore, content: Record
     again = there_and_back(content, blobs)
     assert records.encode(again, blobs).encode() == data
     assert records.encode(copy.deepcopy(again), blobs).encode() == data
+
+
+mixed = st.lists(st.one_of(ints, floats, texts, st.booleans(), st.binary(max_size=2)), max_size=3)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(["metrics", "config"]), config_values | mixed)
+def test_an_envelope_takes_exactly_what_flowers_records_take(kind: str, value: Any) -> None:
+    try:
+        {"metrics": MetricRecord, "config": ConfigRecord}[kind]({"k": value})
+    except TypeError:
+        with pytest.raises(ContentError):
+            Values(kind, (("k", value),))
+    else:
+        Values(kind, (("k", value),))
 
 
 def test_the_same_arrays_under_another_config_are_the_same_blob(blobs: BlobStore) -> None:
@@ -403,3 +418,21 @@ def test_tensor_of_reads_any_arrays_elements(blobs: BlobStore, array: NDArray[An
             array.shape,
             array.tobytes(),
         )
+
+
+class Special(np.ndarray[Any, Any]):
+    """A subclass, as `np.matrix` and masked arrays are."""
+
+
+@SETTINGS
+@given(ndarrays)
+def test_one_copy_arrays_are_flowers_own_to_the_byte(array: NDArray[Any]) -> None:
+    forms = [array, np.asarray(array, order="F"), array.view(Special), array[..., None][..., 0]]
+    forms += [array.astype(array.dtype.newbyteorder(">")), array.T]
+    own = [Array(form) for form in forms]
+    before = Array.from_numpy_ndarray
+    with records.one_copy_arrays():
+        inside = [Array(form) for form in forms]
+    assert inside == own
+    assert Array.from_numpy_ndarray == before
+    assert [vars(Array(form)).keys() for form in forms] == [vars(a).keys() for a in own]

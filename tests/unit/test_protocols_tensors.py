@@ -118,6 +118,15 @@ def test_a_header_of_more_than_one_read(folder: Path) -> None:
     assert set(tensors.open_blob(folder / "many")) == set(arrays)
 
 
+def test_what_a_peer_claims_is_not_kept() -> None:
+    large = blob({"x" * 100_000: np.ones(1)})
+    before = tensors._header.cache_info().currsize
+    tensors._header.cache_clear()
+    assert before > 0
+    tensors.parse(large, len(large))
+    assert tensors._header.cache_info().currsize == 0
+
+
 def test_a_name_that_is_not_text_has_no_blob() -> None:
     with pytest.raises(BlobError, match="name"):
         blob({"\ud800": np.ones(1)})
