@@ -418,21 +418,3 @@ def test_tensor_of_reads_any_arrays_elements(blobs: BlobStore, array: NDArray[An
             array.shape,
             array.tobytes(),
         )
-
-
-class Special(np.ndarray[Any, Any]):
-    """A subclass, as `np.matrix` and masked arrays are."""
-
-
-@SETTINGS
-@given(ndarrays)
-def test_one_copy_arrays_are_flowers_own_to_the_byte(array: NDArray[Any]) -> None:
-    forms = [array, np.asarray(array, order="F"), array.view(Special), array[..., None][..., 0]]
-    forms += [array.astype(array.dtype.newbyteorder(">")), array.T]
-    own = [Array(form) for form in forms]
-    before = Array.from_numpy_ndarray
-    with records.one_copy_arrays():
-        inside = [Array(form) for form in forms]
-    assert inside == own
-    assert Array.from_numpy_ndarray == before
-    assert [vars(Array(form)).keys() for form in forms] == [vars(a).keys() for a in own]
