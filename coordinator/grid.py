@@ -203,6 +203,7 @@ class DurableGrid(Grid):
     def _standing(self) -> dict[str, Any]:
         """What a seal must hold for a later process to go on behind it."""
         return {
+            "roster": self._roster.names,
             "operations": self._operations,
             "rounds": self._rounds,
             "batches": self._next_batch - 1,
@@ -221,8 +222,7 @@ class DurableGrid(Grid):
 
     def jump(self, index: int, seal: Mapping[str, Any]) -> None:
         """Go on behind the seal at this index, as if the app had run up to it."""
-        roster = self._log.last("roster.seen", before=index)
-        self._roster.show(roster[1]["members"] if roster else [])
+        self._roster.show(seal["roster"])
         self._roster.did()
         self._operations, self._rounds = seal["operations"], seal["rounds"]
         self._next_batch = seal["batches"] + 1

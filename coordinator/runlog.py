@@ -43,9 +43,19 @@ class RunLog:
         """Append (type, body) facts together; returns the digest of each entry."""
         now = self._clock()
         encoded = [self._encode(Entry(type_, now, {"run": self.run, **b})) for type_, b in facts]
-        keys = [body["order"] if type_ in VERDICTS else None for type_, body in facts]
-        self.journal.append(encoded, keys)
+        self.journal.append(encoded, [self._key(*fact) for fact in facts])
         return [digest(data) for data in encoded]
+
+    def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:
+        """What an entry is found again by: the order that it judges, or the run that it closes."""
+        if type_ in VERDICTS:
+            return str(body["order"])
+        return f"{type_} {self.run}" if type_ == "run.closed" else None
+
+    def closed(self) -> dict[str, Any] | None:
+        """The body of this run's `run.closed`, if the run is finished."""
+        found = self.journal.find(f"run.closed {self.run}")
+        return self.whole(found[1]).body if found else None
 
     def _encode(self, entry: Entry) -> bytes:
         """The entry's bytes; what is larger than an entry goes into a blob, named by digest."""

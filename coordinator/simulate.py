@@ -136,11 +136,11 @@ class _Execution:
     def execute(self) -> Outcome:
         started = time.monotonic()
         resumed = self._open_run()
-        closed = self.log.last("run.closed")
+        closed = self.log.closed()
         if closed is not None and not self.replay:
-            self._publish(closed[1])
-            self._tell_end(closed[1])
-            return self._outcome(closed[1], started, resumed=True, finished_before=True)
+            self._publish(closed)
+            self._tell_end(closed)
+            return self._outcome(closed, started, resumed=True, finished_before=True)
         if closed is None and self.replay:
             raise BarnraiseError(
                 "R103",
@@ -152,11 +152,11 @@ class _Execution:
             events.RunOpened(self.plan.run, self.plan.name, tuple(self.plan.members), resumed)
         )
         self._conduct()
-        closed = self.log.last("run.closed")
+        closed = self.log.closed()
         assert closed is not None
-        self._publish(closed[1])
-        self._tell_end(closed[1])
-        return self._outcome(closed[1], started, resumed=resumed, finished_before=False)
+        self._publish(closed)
+        self._tell_end(closed)
+        return self._outcome(closed, started, resumed=resumed, finished_before=False)
 
     def _publish(self, closed: Mapping[str, Any]) -> None:
         """The final model's file; a run killed between its last entry and this one still gets it."""

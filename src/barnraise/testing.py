@@ -107,14 +107,21 @@ class Federation:
         directory: Path | None = None,
         replay: bool = False,
     ) -> Run:
-        """Run the two apps to their end. With a `directory`, a run that was cut short goes on there."""
+        """Run the two apps to their end. With a `directory`, a run that was cut short goes on there.
+
+        With `replay`, a finished run's ServerApp runs again against its record, with no client at all.
+        """
+        return self.execute(self.plan(server, client, config), directory, replay=replay)
+
+    def plan(self, server: ServerApp, client: ClientApp, config: UserConfig | None = None) -> Plan:
+        """The plan of such a run. A directory knows it by its config, members and seed, not by its code."""
         flower.check_server_app(server)
         flower.check_client_app(client)
         names = self.names
         members: dict[str, UserConfig] = {
             n: {"partition-id": i, "num-partitions": len(names)} for i, n in enumerate(names)
         }
-        plan = Plan(
+        return Plan(
             "test",
             {},
             config or {},
@@ -124,7 +131,6 @@ class Federation:
             {"kind": "test"},
             Policy(self.quorum, self.grace, self.deadline),
         )
-        return self.execute(plan, directory, replay=replay)
 
     def run_directory(
         self, app: Path, config: UserConfig | None = None, *, directory: Path | None = None
