@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from flwr.clientapp import ClientApp
 
 app = ClientApp()
 
-def odd(arrays, metrics):
+def odd(me, arrays, metrics):
     pass
 
 @app.train()
@@ -46,8 +46,8 @@ def train(message, context):
     received = message.content["arrays"]
     arrays = {k: a.numpy() * np.float32(0.5) + np.float32(me) for k, a in received.items()}
     metrics = {"num-examples": 10 + me, "loss": 1.0 / (1 + me)}
-    if me == 1:
-        odd(arrays, metrics)
+    if odd(me, arrays, metrics) == "nothing":
+        return None
     records = {"arrays": ArrayRecord({k: Array(a) for k, a in arrays.items()})}
     return Message(RecordDict(records | {"metrics": MetricRecord(metrics)}), reply_to=message)
 
@@ -114,10 +114,11 @@ def make_app(tmp_path: Path) -> AppMaker:
 
 @pytest.fixture
 def make_odd_app(make_app: AppMaker) -> AppMaker:
-    """The same app, but one member, site-01, does this to its reply in training."""
+    """The same app, but each of these members does something to its reply in training."""
 
-    def make(name: str, deed: str) -> Path:
-        return make_app(name, client=CLIENT.replace("    pass\n", f"    {deed}\n"))
+    def make(name: str, deeds: Mapping[int, str]) -> Path:
+        body = "".join(f"    if me == {me}:\n        {deed}\n" for me, deed in deeds.items())
+        return make_app(name, client=CLIENT.replace("    pass\n", body))
 
     return make
 

@@ -163,9 +163,9 @@ def test_a_killed_run_goes_on_to_the_same_model(
 
 
 PAUSING = """import os, signal
-    if not os.path.exists('go'):
-        print('paused', flush=True)
-        signal.pause()"""
+        if not os.path.exists('go'):
+            print('paused', flush=True)
+            signal.pause()"""
 
 
 def start_paused(app: Path, tmp_path: Path, *options: str) -> subprocess.Popen[str]:
@@ -196,7 +196,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_ctrl_c_keeps_what_was_acknowledged(
     barnraise: Command, make_odd_app: AppMaker, tmp_path: Path
 ) -> None:
-    app = make_odd_app("pausing", PAUSING)
+    app = make_odd_app("pausing", {1: PAUSING})
     process = start_paused(app, tmp_path, "--dir", "d")
     _, err = interrupt(process)
     assert process.returncode == 130
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_what_was_acknowledged(
 
 
 def test_ctrl_c_with_json_is_one_object(make_odd_app: AppMaker, tmp_path: Path) -> None:
-    app = make_odd_app("pausing", PAUSING)
+    app = make_odd_app("pausing", {1: PAUSING})
     process = start_paused(app, tmp_path, "--json")
     out, err = interrupt(process)
     assert (process.returncode, json.loads(out)["error"]) == (130, "X103")
@@ -250,7 +250,7 @@ def at_a_terminal(tmp_path: Path, *arguments: str, **more: str) -> str:
 def test_a_terminal_gets_colours_and_live_lines_unless_it_wants_none(
     make_odd_app: AppMaker, tmp_path: Path
 ) -> None:
-    app = make_odd_app("odd", "raise RuntimeError")
+    app = make_odd_app("odd", {1: "raise RuntimeError"})
     command = ("sim", "run", str(app), "--sites", "3")
     coloured = at_a_terminal(tmp_path, *command)
     assert "\x1b[33msite-01 refused" in coloured

@@ -137,6 +137,8 @@ def tell(outcome: Outcome) -> None:
     else:
         model = directory / "model.safetensors"
         lines.append(f"model   {model if model.exists() else 'none: the app named no model'}")
+        if (directory / "logs").is_dir():
+            lines.append(f"logs    {directory / 'logs'}: what went wrong at members, in full")
         lines.append(f"next: barnraise sim replay {shlex.quote(str(directory))}")
     say(*lines)
 
