@@ -254,6 +254,8 @@ def _handled(reply: object, context: Context, slot: _Slot) -> Handled:
 
 def place_of(error: BaseException) -> str:
     """`file.py:line`, the innermost that is not flwr's, a library's or Python's own."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not _is_library(f.filename)]
     frame = (own or frames)[-1] if frames else None

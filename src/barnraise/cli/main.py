@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Annotated, TextIO
 
@@ -14,6 +12,7 @@ import typer
 
 from barnraise import __version__
 from barnraise.cli import sim
+from barnraise.cli.demo import demo
 from barnraise.cli.report import Report
 from barnraise.protocols.errors import BarnraiseError
 
@@ -46,9 +45,7 @@ def command() -> click.Command:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    if find_spec("barnraise.cli.demo") is not None:
-        demo = import_module("barnraise.cli.demo").demo
-        app.command("demo", rich_help_panel="For everyone")(demo)
+    app.command("demo", rich_help_panel="For everyone")(demo)
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)
 
