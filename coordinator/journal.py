@@ -173,7 +173,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
     text = str(error)
-    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or "full" in text:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path.parent)):
         return disk_full(path)
     if isinstance(error, sqlite3.OperationalError):
         return BarnraiseError(
@@ -185,6 +186,12 @@ def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
         text,
         next="restore the directory from a backup, or start again in a new one",
     )
+
+
+def _no_room(folder: Path) -> bool:
+    """SQLite calls it an I/O error when the disk is too full for its shared memory file (32 KiB)."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < 1 << 16
 
 
 def disk_full(path: Path) -> BarnraiseError:

@@ -16,6 +16,7 @@ from flwr.app import RecordDict
 
 from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Delivery
+from barnraise.coordinator.journal import sqlite_errors
 from barnraise.protocols import flower
 from barnraise.protocols.content import Envelope
 
@@ -43,15 +44,17 @@ class MemberStore:
     def __init__(self, root: Path, *, durable: bool) -> None:
         self._root, self._durable = root, durable
         root.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(root / "members.db", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
-        self._db.executescript(_SCHEMA)
+        self._path = root / "members.db"
+        with sqlite_errors(self._path):
+            self._db = sqlite3.connect(self._path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+            self._db.executescript(_SCHEMA)
+            self._spooled = {row[0] for row in self._db.execute("SELECT id FROM spool")}
         self._stores: dict[str, BlobStore] = {}
         self._kept: dict[str, tuple[Envelope, Envelope]] = {}
         self._staged: list[tuple[Delivery, str]] = []
         self._changed: dict[str, tuple[Envelope, Envelope]] = {}
-        self._spooled = {row[0] for row in self._db.execute("SELECT id FROM spool")}
         self._receipted: list[str] = []
 
     def recall(self, member: str) -> tuple[RecordDict, RecordDict]:
@@ -64,7 +67,8 @@ class MemberStore:
         """The reply that this order already has, if it was committed and not yet receipted."""
         if order not in self._spooled:
             return None
-        row = self._db.execute("SELECT * FROM spool WHERE id=?", (order,)).fetchone()
+        with sqlite_errors(self._path):
+            row = self._db.execute("SELECT * FROM spool WHERE id=?", (order,)).fetchone()
         return Delivery(row[0], row[1], row[2], row[3], json.loads(row[4]), 0.0)
 
     def stage(self, work: Work) -> None:
@@ -85,6 +89,13 @@ class MemberStore:
             return
         for member in self._changed:
             self._blobs(member).sync()
+        with sqlite_errors(self._path):
+            self._write()
+        self._spooled |= {d.order for d, _ in self._staged}
+        self._drop_replaced()
+        self._staged.clear()
+
+    def _write(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(
             "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)",
@@ -96,9 +107,6 @@ class MemberStore:
         )
         self._unspool()
         self._db.execute("COMMIT")
-        self._spooled |= {d.order for d, _ in self._staged}
-        self._drop_replaced()
-        self._staged.clear()
 
     def forget(self, orders: Sequence[str]) -> None:
         """Receipts came: the next commit drops these replies. Lost if the process dies; harmless."""
@@ -116,9 +124,10 @@ class MemberStore:
         if member in self._changed:
             return self._changed[member]
         if member not in self._kept:
-            row = self._db.execute(
-                "SELECT state, carry FROM kept WHERE member=?", (member,)
-            ).fetchone()
+            with sqlite_errors(self._path):
+                row = self._db.execute(
+                    "SELECT state, carry FROM kept WHERE member=?", (member,)
+                ).fetchone()
             kept = (Envelope.decode(row[0]), Envelope.decode(row[1])) if row else (_EMPTY, _EMPTY)
             self._kept[member] = kept
         return self._kept[member]
