@@ -202,7 +202,7 @@ def test_ctrl_c_keeps_what_was_acknowledged(
     assert process.returncode == 130
     assert "error[X103] interrupted" in err
     assert "is kept in d" in err
-    assert f"next: barnraise sim run {app} --sites 3 --dir d" in err
+    assert f"next: barnraise sim run {app} --sites 3 --dir d\n" in err
     assert "Traceback" not in err
     (tmp_path / "go").touch()
     ran = barnraise("sim", "run", app, "--sites", "3", "--dir", "d")

@@ -172,6 +172,10 @@ def test_the_lines_below_say_who_is_where_and_for_whom_it_waits() -> None:
     lines = now.text()
     assert lines[0].startswith("train · 1/4 answered · geneva training step 31/200 · ")
     assert lines[1] == "batch 3 (train) waits for geneva, zurich; no limit"
+    now.see(events.Waiting("waits for " + ", ".join(f"member-{i}" for i in range(20))))
+    drawn = now._render().plain.splitlines()
+    assert len(drawn) > 3, "what does not fit in a line goes on in the next"
+    assert max(map(len, drawn)) <= 78, "an echoed ^C still fits beside it"
     now.see(closed)
     assert now.text() == []
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from textwrap import wrap
 
 from rich.console import Console
 from rich.live import Live
-from rich.padding import Padding
 from rich.text import Text
 
 from barnraise.cli import words
@@ -25,7 +25,7 @@ class Now:
     """Sees every event; draws between `start` and `stop`."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+        self._console, self._clock = console, clock
         self._batch: events.BatchSent | None = None
         self._since = clock()
         self._answered = 0
@@ -71,8 +71,15 @@ class Now:
         head = f"{self._batch.type} · {self._answered}/{asked} answered"
         return (" · ".join([head, *steps]), self._waiting)
 
-    def _render(self) -> Padding:
-        return Padding(Text("\n".join(self.text()), "dim"), (0, 0, 0, 2))
+    def _render(self) -> Text:
+        """The lines, short of the terminal's edge: an echoed ^C must not move the cursor down."""
+        width = max(20, self._console.width - 4)
+        wrapped = [
+            piece
+            for line in self.text()
+            for piece in wrap(line, width, initial_indent="  ", subsequent_indent="  ")
+        ]
+        return Text("\n".join(wrapped), "dim", no_wrap=True)
 
     def text(self) -> list[str]:
         """The lines as they are now; none between batches."""

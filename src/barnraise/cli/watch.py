@@ -100,6 +100,6 @@ def _interrupted(directory: Path | None) -> BarnraiseError:
     return BarnraiseError(
         "X103",
         "interrupted",
-        changed=f"every acknowledged reply is kept in {directory}; no process is left",
-        next=f"barnraise {shlex.join(sys.argv[1:])}   (the same command continues)",
+        changed=f"every acknowledged reply is kept in {directory}; the same command continues",
+        next=f"barnraise {shlex.join(sys.argv[1:])}",
     )
