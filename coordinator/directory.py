@@ -150,9 +150,16 @@ def _locked(root: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the file system says into D104 or D105."""
+    """Turns what the file system says into D104 or D105; a file that is gone is damage (D106)."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise BarnraiseError(
+            "D106",
+            f"{error.filename or path} is gone",
+            "the record names it, and it is not there",
+            next="restore the directory from a backup, or start again in a new one",
+        ) from error
     except OSError as error:
         if error.errno in FULL:
             raise disk_full(Path(error.filename or path)) from error

@@ -11,10 +11,14 @@ from barnraise.protocols.content import Envelope
 from barnraise.protocols.tensors import Spec, first_nonfinite
 
 _KEPT = 1024
+_SMALL = 1 << 16
 
 
 class StoredEvidence:
-    """Reads from the blob store; keeps the last envelopes, which several steps of a round ask for."""
+    """Reads from the blob store; keeps the last envelopes, which several steps of a round ask for.
+
+    Only small ones: what a member sends must not decide how much memory stays in use (law L6).
+    """
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
@@ -26,7 +30,10 @@ class StoredEvidence:
         if (known := self._envelopes.get(digest)) is None:
             if len(self._envelopes) >= _KEPT:
                 self._envelopes.clear()
-            known = self._envelopes[digest] = Envelope.decode(self._blobs.read(digest))
+            data = self._blobs.read(digest)
+            known = Envelope.decode(data)
+            if len(data) <= _SMALL:
+                self._envelopes[digest] = known
         return known
 
     def specs(self, blob: str) -> Mapping[str, Spec]:

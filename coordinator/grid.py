@@ -18,6 +18,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from barnraise.coordinator import batches, events
+from barnraise.coordinator.answers import Answers
 from barnraise.coordinator.batches import Batch, Draft, diverged, number_orders
 from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.evidence import HashOnly, StoredEvidence
@@ -29,15 +30,11 @@ from barnraise.coordinator.rounds import category_of
 from barnraise.coordinator.runlog import Cursor, RunLog, said
 from barnraise.coordinator.tally import Tally
 from barnraise.protocols import flower
-from barnraise.protocols.content import Envelope, Failure
+from barnraise.protocols.content import Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
 
 __all__ = ["DurableGrid", "Terms"]
-
-REFUSED = 0  # Flower's ErrorCode.UNKNOWN: a refusal is none of the failures that Flower knows
-SILENT = 4  # Flower's ErrorCode.REPLY_MESSAGE_UNAVAILABLE
-ABSENT = 5  # Flower's ErrorCode.NODE_UNAVAILABLE
 
 
 class DurableGrid(Grid):
@@ -66,11 +63,12 @@ class DurableGrid(Grid):
         self.blobs = blobs
         self._log, self._watch, self._wall = log, watcher, wall
         self._roster = Roster(members)
-        self._evidence = StoredEvidence(blobs)
+        evidence = StoredEvidence(blobs)
+        self._answers = Answers(terms.run_id, blobs, evidence)
         self._open: dict[int, Batch] = {}
         self._live: Live | None = None
         if fleet is not None:
-            self._live = Live(terms, log, blobs, self._evidence, fleet, self._open, watcher)
+            self._live = Live(terms, log, blobs, evidence, fleet, self._open, watcher)
         self._busy = threading.Lock()
         self._cursor: Cursor | None = Cursor(log, self._roster.members, start)
         self._missed: deque[tuple[str, int, str]] = deque(maxlen=REMEMBERED)
@@ -124,7 +122,7 @@ class DurableGrid(Grid):
             drafts = self._drafts(messages)
             del messages
             orders = self._numbered(drafts)
-            errors = self._strangers_among(orders, drafts)
+            errors = self._answers.strangers(orders, drafts, self.name_of)
             if len(errors) == len(drafts):
                 return errors
             batch = self._send(drafts, orders, "send", timeout)
@@ -134,7 +132,7 @@ class DurableGrid(Grid):
                 self._finish(batch, replayed=False)
             if batch.void:
                 return []
-            return [*(self._reply(batch, order) for order in batch.settled()), *errors]
+            return [*(self._answers.reply(batch, order) for order in batch.settled()), *errors]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send without waiting; returns the orders' ids in the sequence of `messages`."""
@@ -143,7 +141,7 @@ class DurableGrid(Grid):
             drafts = self._drafts(messages)
             del messages
             orders = self._numbered(drafts)
-            errors = self._strangers_among(orders, drafts)
+            errors = self._answers.strangers(orders, drafts, self.name_of)
             self._strangers |= {m.metadata.reply_to_message_id: m for m in errors}
             if len(errors) < len(drafts):
                 self._send(drafts, orders, "push", None)
@@ -159,7 +157,7 @@ class DurableGrid(Grid):
             ready = self._pull(wanted)
             replies = []
             for batch in list(self._open.values()):
-                replies += [self._reply(batch, o) for o in batch.settled() if o in ready]
+                replies += [self._answers.reply(batch, o) for o in batch.settled() if o in ready]
                 self._done_if_pulled(batch)
             strangers = [self._strangers.pop(o) for o in sorted(ready & self._strangers.keys())]
             return [*replies, *strangers]
@@ -271,7 +269,7 @@ class DurableGrid(Grid):
         for batch in self._open.values():
             if batch.closed is None:
                 for content in {o.content for o in batch.pending()}:
-                    self._check(content)
+                    self._answers.check(content)
                 self._live.redispatch(batch, self.weight)
 
     def _miss(self, batch: Batch) -> None:
@@ -333,18 +331,6 @@ class DurableGrid(Grid):
         round_ = self._rounds + train
         return number_orders(self.terms.run, self._next_batch, drafts, self._wall(), round_)
 
-    def _strangers_among(self, orders: Sequence[Order], drafts: Sequence[Draft]) -> list[Message]:
-        """The answers for destinations that are not on the roster."""
-        answers = []
-        for o, draft in zip(orders, drafts, strict=True):
-            if (node_id := draft.node_id) is None:
-                continue
-            run_id = self.terms.run_id
-            header = flower.Header(run_id, o.id, node_id, o.type, o.group, o.ttl, o.created)
-            reason = f"M111: node {self.name_of(node_id)} is not on the roster"
-            answers.append(flower.failed(header, Failure(ABSENT, reason)))
-        return answers
-
     def _send(
         self, drafts: Sequence[Draft], orders: Sequence[Order], kind: str, timeout: float | None
     ) -> Batch:
@@ -389,27 +375,6 @@ class DurableGrid(Grid):
         return recorded
 
     # --- handing out ------------------------------------------------------------------------------
-
-    def _reply(self, batch: Batch, order: str) -> Message:
-        header = batch.orders[order].header(self.terms.run_id)
-        if order in batch.refused:
-            code, reason = batch.refused[order]
-            number = flower.RAISED if code == "M108" else REFUSED
-            return flower.failed(header, Failure(number, f"{code}: {reason}"))
-        if order not in batch.accepted:
-            return flower.failed(header, Failure(SILENT, batches.SILENT))
-        content = batch.accepted[order]
-        if batch.recalled:
-            self._check(content)
-        return flower.reply_to_order(
-            header, flower.decode(self._evidence.envelope(content), self.blobs)
-        )
-
-    def _check(self, content: str) -> None:
-        """D106 unless the bytes on disk are still those that the journal names."""
-        self.blobs.check(content)
-        for blob in self._evidence.envelope(content).blobs():
-            self.blobs.check(blob)
 
     def _pull(self, wanted: set[str]) -> set[str]:
         """Which of these orders' replies are handed out now; on record if there are any."""

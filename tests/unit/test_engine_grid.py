@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from barnraise.coordinator import events
 from barnraise.coordinator.fleet import Delivery
+from barnraise.protocols.content import Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import order_id
 
@@ -442,7 +443,7 @@ def test_a_damaged_reply_is_noticed_when_it_is_read_again(bench: Bench) -> None:
     bench.will_answer()
     send(bench)
     content = next(bench.bodies("reply.accepted"))["content"]
-    (blob,) = bench.grid._evidence.envelope(content).blobs()
+    (blob,) = Envelope.decode(bench.blobs.read(content)).blobs()
     path = bench.blobs.path(blob)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -292,7 +292,7 @@ def test_a_path_that_cannot_be_a_directory_is_said_to_be_unwritable(tmp_path: Pa
 
 
 def test_a_full_disk_is_told_from_an_unwritable_one(tmp_path: Path) -> None:
-    for number, code in ((28, "D104"), (122, "D104"), (30, "D105"), (13, "D105")):
+    for number, code in ((28, "D104"), (122, "D104"), (30, "D105"), (13, "D105"), (2, "D106")):
         with pytest.raises(BarnraiseError) as error, disk_errors(tmp_path):
             raise OSError(number, os.strerror(number), "x")
         assert error.value.code == code
