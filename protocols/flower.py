@@ -229,7 +229,8 @@ def run_handler(
     try:
         reply = app(message, context)
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__} at {place_of(error)}"
+        said = error.code if isinstance(error, BarnraiseError) else type(error).__name__
+        reason = f"{said} at {place_of(error)}"
         log = "".join(traceback.format_exception(error))
         return Handled(None, Failure(RAISED, reason), None, None, log)
     finally:

@@ -126,7 +126,13 @@ def _comparison(metrics: dict[str, Any]) -> list[str]:
         said = f"together is better than the best alone ({best['member']}) by"
     else:
         said = f"together did NOT beat the best alone ({best['member']}); it is off by"
-    return [*lines, f"{said} {abs(gain['nats_per_byte']):.3f} ({abs(gain['part']):.1%})", ""]
+    wins = sum(together["own"][member] < one["own"] for member, one in alone.items())
+    return [
+        *lines,
+        f"{said} {abs(gain['nats_per_byte']):.3f} ({abs(gain['part']):.1%});",
+        f"on its own text it is better for {wins} of {len(alone)} members",
+        "",
+    ]
 
 
 def _next(directory: Path) -> list[str]:

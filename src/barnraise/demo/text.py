@@ -20,7 +20,7 @@ PACKAGES = {
     "lausanne": ("unittest", "logging", "json", "sqlite3"),
     "zurich": ("xml", "html", "xmlrpc", "importlib"),
 }
-BYTES = 190_000
+BYTES = 130_000
 SMALLEST, LARGEST = 500, 40_000
 
 
