@@ -12,10 +12,10 @@ from flwr.app import Message
 
 from barnraise.coordinator import batches
 from barnraise.coordinator.batches import Batch, Draft
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Order
 from barnraise.protocols import flower
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Failure
 
 REFUSED = 0  # Flower's ErrorCode.UNKNOWN: a refusal is none of the failures that Flower knows

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.journal import Failpoint, Journal, disk_full, kill_from_environment
 from barnraise.coordinator.members import MemberStore
 from barnraise.protocols.apps import Code
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

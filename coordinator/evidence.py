@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from barnraise.coordinator.blobs import BlobStore
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.tensors import Spec, first_nonfinite
 

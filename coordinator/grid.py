@@ -20,7 +20,6 @@ from flwr.serverapp import Grid
 from barnraise.coordinator import batches, events
 from barnraise.coordinator.answers import Answers
 from barnraise.coordinator.batches import Batch, Draft, diverged, number_orders
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.evidence import HashOnly, StoredEvidence
 from barnraise.coordinator.fleet import Fleet, Order
 from barnraise.coordinator.intake import REMEMBERED
@@ -30,6 +29,7 @@ from barnraise.coordinator.rounds import category_of
 from barnraise.coordinator.runlog import Cursor, RunLog, said
 from barnraise.coordinator.tally import Tally
 from barnraise.protocols import flower
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member

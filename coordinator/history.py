@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.directory import opened
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.runlog import RunLog
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.entries import Entry
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from barnraise.coordinator import batches, events, rounds
 from barnraise.coordinator.batches import Batch
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
 from barnraise.coordinator.intake import Expectation, Intake, Verdict, outliers
 from barnraise.coordinator.runlog import RunLog, verdict_fact
 from barnraise.protocols import statements
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Arrays
 
 SIZE_FACTOR, SIZE_FLOOR = 4, 64 << 20

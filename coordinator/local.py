@@ -20,12 +20,12 @@ from flwr.app import UserConfig
 from flwr.clientapp import ClientApp
 
 from barnraise.coordinator import events
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.members import MemberStore, Work
 from barnraise.protocols import flower, identity, progress, statements
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.flower import Handled

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.journal import sqlite_errors
 from barnraise.protocols import flower
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Envelope
 
 _SCHEMA = """

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from barnraise.coordinator.batches import Batch, Draft, close, in_canonical_order, number_orders
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.journal import Journal
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import NotCanonical, canonical, digest
 from barnraise.protocols.entries import Entry, TooLarge
 from barnraise.protocols.identity import Member

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from barnraise.coordinator import events
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower, statements
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.identity import Member, simulated_key
 

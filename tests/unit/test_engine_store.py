@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator import blobs as blobs_module
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.directory import disk_errors, opened
 from barnraise.coordinator.journal import Journal
 from barnraise.protocols import merkle
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import encode

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator import events
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.rounds import Policy
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.entries import Entry

@@ -17,8 +17,8 @@ import pytest
 import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.protocols import identity, randomness, records, statements, tensors
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import canonical, digest
 from barnraise.protocols.content import Envelope, Failure
 from barnraise.protocols.entries import Entry

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.protocols import records, tensors
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import ArrayEntry, Arrays, ContentError, Envelope, Values
 from barnraise.protocols.records import LazyArray
 

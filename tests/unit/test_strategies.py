@@ -27,8 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from barnraise.coordinator.blobs import BlobStore
 from barnraise.protocols import flower
+from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.strategies import DiLoCo, ExactStrategy, FedAvg, exact, make
 from barnraise.strategies.registry import RULES
