@@ -12,13 +12,12 @@ from typing import Any
 from flwr.app import ArrayRecord, Context, RecordDict, UserConfig
 from flwr.serverapp import ServerApp
 
-from barnraise.coordinator.directory import FULL, disk_errors
 from barnraise.coordinator.grid import DurableGrid
-from barnraise.coordinator.journal import disk_full
 from barnraise.coordinator.output import marked
 from barnraise.coordinator.seals import EngineRecorder, Final
 from barnraise.protocols import flower
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import FULL, disk_errors, disk_full
 from barnraise.protocols.randomness import derive
 
 

@@ -7,7 +7,6 @@ Without a directory of its own a run lives in a temporary one, where nothing is 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -17,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from barnraise.coordinator.journal import Failpoint, Journal, disk_full, kill_from_environment
+from barnraise.coordinator.journal import Failpoint, Journal, kill_from_environment
 from barnraise.coordinator.members import MemberStore
 from barnraise.protocols.apps import Code
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from barnraise.protocols.files import disk_errors
 
 
 @dataclass(frozen=True)
@@ -146,26 +144,3 @@ def _locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the file system says into D104 or D105; a file that is gone is damage (D106)."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BarnraiseError(
-            "D106",
-            f"{error.filename or path} is gone",
-            "the record names it, and it is not there",
-            next="restore the directory from a backup, or start again in a new one",
-        ) from error
-    except OSError as error:
-        if error.errno in FULL:
-            raise disk_full(Path(error.filename or path)) from error
-        raise BarnraiseError(
-            "D105",
-            f"{error.filename or path} cannot be written",
-            error.strerror or str(error),
-            next="give a directory that you may write to",
-        ) from error

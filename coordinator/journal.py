@@ -18,6 +18,7 @@ from pathlib import Path
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import disk_full
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -192,13 +193,3 @@ def _no_room(folder: Path) -> bool:
     """SQLite calls it an I/O error when the disk is too full for its shared memory file (32 KiB)."""
     room = os.statvfs(folder)
     return room.f_bavail * room.f_frsize < 1 << 16
-
-
-def disk_full(path: Path) -> BarnraiseError:
-    return BarnraiseError(
-        "D104",
-        "the disk is full",
-        f"while writing {path}",
-        changed="everything acknowledged so far is kept",
-        next="make room, then run the same command again: it continues",
-    )

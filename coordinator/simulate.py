@@ -22,7 +22,7 @@ from flwr.serverapp import ServerApp
 
 from barnraise.coordinator import campaign, events
 from barnraise.coordinator.conduct import conduct
-from barnraise.coordinator.directory import RunDirectory, disk_errors, opened
+from barnraise.coordinator.directory import RunDirectory, opened
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
@@ -33,6 +33,7 @@ from barnraise.protocols import flower, identity
 from barnraise.protocols.apps import Code, app_digest, code_files
 from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import disk_errors
 from barnraise.protocols.randomness import commitment, derive, simulation_secret
 
 FEDERATION = "sim"

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barnraise.coordinator import blobs as blobs_module
-from barnraise.coordinator.directory import disk_errors, opened
+from barnraise.coordinator.directory import opened
 from barnraise.coordinator.journal import Journal
+from barnraise.protocols import blobs as blobs_module
 from barnraise.protocols import merkle
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import disk_errors
 from barnraise.protocols.tensors import encode
 
 

@@ -32,8 +32,8 @@ def demo(
     that was interrupted, and shows one that is finished.
     """
     from barnraise.cli.watch import say
-    from barnraise.coordinator.directory import disk_errors
     from barnraise.demo import federation
+    from barnraise.protocols.files import disk_errors
 
     with disk_errors(directory):
         charter = federation.prepare(directory, rounds)

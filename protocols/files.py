@@ -1,0 +1,97 @@
+"""Small files that must not be lost or half there: keys, certificates, settings. And what disks say.
+
+`keep` never overwrites: whoever comes second gets what is there, so a key is made once whatever happens.
+`replace` is one rename. Both are durable when they return.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from barnraise.protocols.errors import BarnraiseError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def keep(path: Path, data: bytes) -> bytes:
+    """Write a file (0600) unless there is one; returns what it then holds."""
+    temp = _written(path, data)
+    try:
+        path.hardlink_to(temp)
+    except FileExistsError:
+        pass
+    finally:
+        temp.unlink()
+    _sync_folder(path.parent)
+    return path.read_bytes()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file (0600), in place of the one that may be there."""
+    temp = _written(path, data)
+    try:
+        temp.rename(path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    return temp
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def disk_full(path: Path) -> BarnraiseError:
+    return BarnraiseError(
+        "D104",
+        "the disk is full",
+        f"while writing {path}",
+        changed="everything acknowledged so far is kept",
+        next="make room, then run the same command again: it continues",
+    )
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the file system says into D104 or D105; a file that is gone is damage (D106)."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BarnraiseError(
+            "D106",
+            f"{error.filename or path} is gone",
+            "the record names it, and it is not there",
+            next="restore the directory from a backup, or start again in a new one",
+        ) from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(Path(error.filename or path)) from error
+        raise BarnraiseError(
+            "D105",
+            f"{error.filename or path} cannot be written",
+            error.strerror or str(error),
+            next="give a directory that you may write to",
+        ) from error
