@@ -2,7 +2,7 @@
 
 `put` hashes and writes; `sync` makes what was put durable and gives it its final name. Until then a
 blob can be read but a crash may lose it. One `sync` serves many blobs. Bytes that are there already are
-named, not written again.
+named, not written again. Envelopes, small and many, lie together in `envelopes.db` (see `documents`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from barnraise.coordinator.documents import Documents
+from barnraise.protocols import canonical
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import Spec, open_blob
+
+_SMALL = 1 << 16
 
 
 class BlobStore:
@@ -26,6 +30,7 @@ class BlobStore:
         self._pending: dict[str, Path] = {}
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
+        self._envelopes = Documents(root / "envelopes.db", durable=durable)
         self._files = str(root / "sha256")
         self._incoming = root / "incoming"
         for half_written in self._incoming.glob("*"):
@@ -49,10 +54,17 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
+    def put_envelope(self, data: bytes) -> str:
+        """The same for an envelope. A large one is a file as well: nothing large waits in memory."""
+        return self._envelopes.put(data) if len(data) <= _SMALL else self.put([data])
+
     def sync(self) -> None:
-        """Make every blob that was put durable under its final name."""
-        if not self._pending:
-            return
+        """Make all that was put durable: blobs under their final names, then envelopes."""
+        if self._pending:
+            self._sync_blobs()
+        self._envelopes.sync()
+
+    def _sync_blobs(self) -> None:
         touched = set() if self._folders else {self.root, self.root.parent}
         for digest, temp in self._pending.items():
             if self._durable:
@@ -72,17 +84,24 @@ class BlobStore:
         self._pending.clear()
 
     def has(self, digest: str) -> bool:
-        return digest in self._pending or self._final(digest).is_file()
+        if digest in self._pending or self._final(digest).is_file():
+            return True
+        return self._envelopes.read(digest) is not None
 
     def path(self, digest: str) -> Path:
         """The file that holds this blob, whether it is there or not."""
         return self._pending.get(digest) or self._final(digest)
 
     def read(self, digest: str) -> bytes:
-        return self.path(digest).read_bytes()
+        envelope = self._envelopes.read(digest)
+        return self.path(digest).read_bytes() if envelope is None else envelope
 
     def check(self, digest: str) -> None:
         """D106 unless the blob is there and its bytes still give its digest. Memory: one chunk."""
+        if (envelope := self._envelopes.read(digest)) is not None:
+            if canonical.digest(envelope) != digest:
+                raise self._damaged(digest, "its bytes have changed since they were written")
+            return
         try:
             with self.path(digest).open("rb") as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest() == digest[7:]
@@ -100,7 +119,8 @@ class BlobStore:
         )
 
     def size(self, digest: str) -> int:
-        return self.path(digest).stat().st_size
+        envelope = self._envelopes.read(digest)
+        return self.path(digest).stat().st_size if envelope is None else len(envelope)
 
     def specs(self, digest: str) -> Mapping[str, Spec]:
         """The tensors in a blob, parsed once; `BlobError` if its header lies."""
@@ -117,9 +137,13 @@ class BlobStore:
         self._specs.pop(digest, None)
 
     def all(self) -> Iterator[str]:
-        """The digests of the durable blobs."""
+        """The digests of the durable blobs and envelopes."""
         for file in (self.root / "sha256").glob("??/*"):
             yield f"sha256:{file.parent.name}{file.name}"
+        yield from self._envelopes.all()
+
+    def close(self) -> None:
+        self._envelopes.close()
 
     def _final(self, digest: str) -> Path:
         if not is_digest(digest):

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +120,8 @@ def _open(root: Path, failpoint: Failpoint, *, durable: bool) -> Iterator[RunDir
     try:
         with disk_errors(root):
             blobs = BlobStore(root / "blobs", durable=durable)
-        yield RunDirectory(root, durable, journal, blobs)
+        with closing(blobs):
+            yield RunDirectory(root, durable, journal, blobs)
     finally:
         journal.close()
 
