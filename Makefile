@@ -8,12 +8,14 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint types unit integration clean
+.PHONY: help install demo test lint types unit integration faults slow bench clean
 
 help:
 	@echo "make demo      a whole federation on this machine, on real text"
 	@echo "make test      lint, types and tests"
 	@echo "make install   only the environment (.venv)"
+	@echo "make slow      what \`make test\` leaves out: every kill, every strategy"
+	@echo "make bench     seconds a round, beside what the disk allows"
 
 install: $(STAMP)
 
@@ -40,6 +42,15 @@ unit: install
 
 integration: install
 	$(BIN)/pytest tests/integration tests/faults -m 'not slow'
+
+faults: install
+	$(BIN)/pytest tests/faults
+
+slow: install
+	$(BIN)/pytest tests -m slow
+
+bench: install
+	PYTHONHASHSEED=0 $(BIN)/python benchmarks/simulation.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info barnraise-demo

@@ -2,7 +2,7 @@
 
 Runs the reference work (`apps/flower_round`) in this process, with a run directory (journaled, signed,
 fsynced) and without one, and prints exactly one JSON object. Beside it stands the floor, measured in the
-same run: hashing the replies, and writing the very files that the directory gained. `--flower` also runs
+same run: hashing the replies, and writing the blobs that the directory gained. `--flower` also runs
 the same app in Flower's own simulation, in a process of its own, if `ray` is installed: Barnraise does
 not depend on it (`pip install barnraise[sim]`).
 """

@@ -12,14 +12,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.journal import Failpoint, Journal, kill_from_environment
 from barnraise.coordinator.members import MemberStore
 from barnraise.protocols.apps import Code
-from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
 
@@ -31,7 +31,7 @@ class RunDirectory:
     root: Path
     durable: bool
     journal: Journal
-    blobs: BlobStore
+    blobs: RunBlobs
 
     def members(self) -> MemberStore:
         return MemberStore(self.root / "members", durable=self.durable)
@@ -117,8 +117,9 @@ def _open(root: Path, failpoint: Failpoint, *, durable: bool) -> Iterator[RunDir
     journal = Journal(root / "journal.db", durable=durable, failpoint=failpoint)
     try:
         with disk_errors(root):
-            blobs = BlobStore(root / "blobs", durable=durable)
-        yield RunDirectory(root, durable, journal, blobs)
+            blobs = RunBlobs(root / "blobs", durable=durable)
+        with closing(blobs):
+            yield RunDirectory(root, durable, journal, blobs)
     finally:
         journal.close()
 

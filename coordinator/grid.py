@@ -181,7 +181,7 @@ class DurableGrid(Grid):
         """The records' envelope and its digest; in the store, unless this is a replay."""
         sink = self.blobs if self.live else HashOnly(self.blobs)
         envelope = flower.encode(records, sink)
-        return envelope, sink.put(iter([memoryview(envelope.encode())]))
+        return envelope, sink.put_envelope(envelope.encode())
 
     def seal(self, body: Mapping[str, Any]) -> bool:
         """Put a seal on record, or hold it against the recorded one. True if it was a replay."""
@@ -313,7 +313,7 @@ class DurableGrid(Grid):
             records = message.content
             if id(records) not in contents:
                 envelope = flower.encode(records, sink).encode()
-                contents[id(records)] = sink.put(iter([memoryview(envelope)]))
+                contents[id(records)] = sink.put_envelope(envelope)
             drafts.append(self._draft(message, contents[id(records)]))
         return drafts
 

@@ -170,7 +170,7 @@ class LocalFleet:
         if handled.log:
             self._site_log(order.member.name, handled.log)
         envelope, data, handled = self._encode(handled, fault)
-        content = self._blobs.put([data])
+        content = self._blobs.put_envelope(data)
         size = len(data) + sum(self._blobs.size(blob) for blob in envelope.blobs())
         delivery = Delivery(
             order.id, member.member.name, content, size, self._sign(member, order, content), 0.0

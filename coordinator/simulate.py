@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,52 +19,23 @@ from flwr.app import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from barnraise.coordinator import campaign, events
+from barnraise.coordinator import events
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory, opened
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
-from barnraise.coordinator.rounds import Policy
+from barnraise.coordinator.plans import Plan, app_plan, plan_again
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower, identity
-from barnraise.protocols.apps import Code, app_digest, code_files
-from barnraise.protocols.charter import Charter
+from barnraise.protocols.apps import app_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
-from barnraise.protocols.randomness import commitment, derive, simulation_secret
+from barnraise.protocols.randomness import commitment
 
 FEDERATION = "sim"
-CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
 STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides a simulated run.
-
-    `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
-    config. `load` imports the two apps when they are needed; it is given the directory's copy of `code`.
-    """
-
-    name: str
-    code: Code
-    config: UserConfig
-    members: Mapping[str, UserConfig]
-    seed: int
-    load: Callable[[Path], tuple[ServerApp, ClientApp]]
-    source: Mapping[str, Any]
-    policy: Policy = field(default_factory=Policy)
-    mixed_replies: bool = False
-
-    @property
-    def secret(self) -> bytes:
-        return simulation_secret(self.seed)
-
-    @property
-    def run(self) -> str:
-        return derive(self.secret, "run", self.name).hex()[:16]
 
 
 @dataclass(frozen=True)
@@ -311,92 +281,9 @@ def run_app(
     )
 
 
-def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int) -> Plan:
-    """The plan for a Flower app directory."""
-    app_dir = app_dir.absolute()
-    project = flower.project(app_dir, config)
-    members: dict[str, UserConfig] = {
-        name: {"partition-id": i, "num-partitions": len(names)} for i, name in enumerate(names)
-    }
-
-    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
-        sys.path.insert(0, str(app_dir))
-        server = flower.load_server_app(project.server, app_dir)
-        return server, flower.load_client_app(project.client, app_dir)
-
-    return Plan(
-        project.name,
-        code_files(app_dir),
-        project.config,
-        members,
-        seed,
-        load,
-        {"kind": "app", "path": str(app_dir), "sites": len(names)},
-        mixed_replies=project.mixed_replies,
-    )
-
-
 # --- replay ------------------------------------------------------------------------------------------
 
 
 def replay(directory: Path, *, watcher: events.Watcher = events.nobody) -> Outcome:
     """`sim replay D`: run the ServerApp of a finished run again, with no client at all."""
-    source = _source_of(directory)
-    plan = _plan_of(directory, source)
-    return execute(plan, directory, watcher=watcher, replay=True)
-
-
-def _source_of(directory: Path) -> dict[str, Any]:
-    try:
-        source: dict[str, Any] = json.loads((directory / "source.json").read_text())
-    except FileNotFoundError:
-        raise BarnraiseError(
-            "D103",
-            f"{directory} holds no run",
-            "it has no source.json" if directory.is_dir() else "there is no such directory",
-            next="give the --dir of a `barnraise sim run`",
-        ) from None
-    except ValueError as error:
-        raise BarnraiseError(
-            "D106", f"{directory / 'source.json'} is damaged", str(error)
-        ) from None
-    return source
-
-
-def _plan_of(directory: Path, source: Mapping[str, Any]) -> Plan:
-    return _PLANS[source["kind"]](directory, source)
-
-
-def _app_again(directory: Path, source: Mapping[str, Any]) -> Plan:
-    original = Path(source["path"])
-    kept = directory / "app"
-    home = original if original.is_dir() and _same_code(original, kept) else kept
-    return app_plan(home, identity.site_names(source["sites"]), source["config"], source["seed"])
-
-
-def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
-    """The run of a charter, without the members' side: no task is loaded and no data read."""
-    copy = directory / "app"
-    charter = Charter.read(copy / CHARTER)
-    code: dict[str, bytes | Path] = dict(code_files(copy))
-    init = copy / INIT if charter.model.init is not None else None
-    if init is not None:
-        code[INIT] = init
-    rounds = charter.rounds
-    return Plan(
-        charter.name,
-        code,
-        source["config"],
-        {name: {} for name in source["members"]},
-        source["seed"],
-        lambda _: (campaign.server_app(init, source["trainers"]), ClientApp()),
-        source,
-        Policy(rounds.quorum, rounds.grace, rounds.deadline),
-    )
-
-
-_PLANS = {"app": _app_again, "charter": _charter_again}
-
-
-def _same_code(one: Path, other: Path) -> bool:
-    return app_digest(code_files(one)) == app_digest(code_files(other))
+    return execute(plan_again(directory), directory, watcher=watcher, replay=True)

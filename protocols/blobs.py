@@ -49,8 +49,12 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
+    def put_envelope(self, data: bytes) -> str:
+        """The same for an envelope, which is small."""
+        return self.put([data])
+
     def sync(self) -> None:
-        """Make every blob that was put durable under its final name."""
+        """Make all that was put durable, under its final name."""
         if not self._pending:
             return
         touched = set() if self._folders else {self.root, self.root.parent}
@@ -87,11 +91,11 @@ class BlobStore:
             with self.path(digest).open("rb") as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest() == digest[7:]
         except FileNotFoundError:
-            raise self._damaged(digest, "there is no such file") from None
+            raise self.damaged(digest, "there is no such file") from None
         if not whole:
-            raise self._damaged(digest, "its bytes have changed since they were written")
+            raise self.damaged(digest, "its bytes have changed since they were written")
 
-    def _damaged(self, digest: str, evidence: str) -> BarnraiseError:
+    def damaged(self, digest: str, evidence: str) -> BarnraiseError:
         return BarnraiseError(
             "D106",
             f"the stored blob {digest} is damaged",
@@ -117,9 +121,12 @@ class BlobStore:
         self._specs.pop(digest, None)
 
     def all(self) -> Iterator[str]:
-        """The digests of the durable blobs."""
+        """The digests of what is durable."""
         for file in (self.root / "sha256").glob("??/*"):
             yield f"sha256:{file.parent.name}{file.name}"
+
+    def close(self) -> None:
+        """Nothing to let go of here."""
 
     def _final(self, digest: str) -> Path:
         if not is_digest(digest):

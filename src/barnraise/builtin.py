@@ -17,8 +17,8 @@ from torch import nn
 from barnraise.client.app import client_app
 from barnraise.client.tasks import Task, load_task
 from barnraise.coordinator import campaign
+from barnraise.coordinator.plans import CHARTER, INIT, Plan
 from barnraise.coordinator.rounds import Policy
-from barnraise.coordinator.simulate import CHARTER, INIT, Plan
 from barnraise.protocols.apps import Code, code_files
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from barnraise.coordinator import events
 from barnraise.coordinator.faults import Delay, Drop, Fault, Kill, Poison
+from barnraise.coordinator.plans import Plan, app_plan
 from barnraise.coordinator.rounds import Policy, category_of
-from barnraise.coordinator.simulate import Outcome, Plan, app_plan, execute
+from barnraise.coordinator.simulate import Outcome, execute
 from barnraise.protocols import flower, tensors
 from barnraise.protocols.identity import site_names
 

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from barnraise.coordinator import events
 from barnraise.coordinator.fleet import Delivery
+from barnraise.coordinator.rounds import Policy
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import order_id
@@ -139,6 +140,41 @@ def test_a_pushed_order_whose_time_ran_out_answers_with_an_error(bench: Bench) -
     assert bench.fleet.dispatched == []
 
 
+def test_a_pushed_batch_that_closed_is_not_sent_again_and_its_silent_member_is_late(
+    bench: Bench,
+) -> None:
+    ids = list(bench.grid.push_messages(bench.ask("ada", "bob", ttl=30.0)))
+    bench.will_answer("ada", at=31.0)
+    only = next(i for i in ids if bench.fleet.orders[i].member.name == "ada")
+    assert len(list(bench.grid.pull_messages([only]))) == 1
+    late = bench.delivery("bob")
+    assert bench.types() == ["batch.sent", "reply.accepted", "batch.closed", "batch.pulled"]
+    bench.reopen()
+    list(bench.grid.push_messages(bench.ask("ada", "bob", ttl=30.0)))
+    list(bench.grid.pull_messages([only]))
+    bench.will_deliver(lambda: late)
+    (silent,) = bench.grid.pull_messages(ids)
+    assert silent.has_error() and bench.fleet.dispatched == []
+    assert bench.types()[-2:] == ["reply.late", "batch.pulled"]
+
+
+def test_what_was_pushed_and_never_pulled_closes_with_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", policy=Policy(quorum=3))
+    ids = list(bench.grid.push_messages(bench.ask()))
+    bench.will_answer("ada")
+    assert len(list(bench.grid.pull_messages(ids))) == 1
+    bench.grid.close_open_batches()
+    (body,) = bench.bodies("batch.closed")
+    assert (body["reason"], body["absent"]) == ("the run ended", ["bob", "cyd"])
+    assert not body["void"], "a reply that the app has already cannot be void"
+    digest = bench.grid.tally.digest()
+    bench.reopen()
+    list(bench.grid.push_messages(bench.ask()))
+    list(bench.grid.pull_messages(ids))
+    bench.grid.close_open_batches()
+    assert bench.grid.tally.digest() == digest and bench.fleet.dispatched == []
+
+
 # --- repeats, strangers, late replies ---------------------------------------------------------------
 
 
@@ -216,6 +252,16 @@ def test_a_reply_to_a_batch_that_an_earlier_process_closed_is_late(bench: Bench)
     bench.will_answer()
     send(bench, value=2.0)
     assert bench.types().count("reply.late") == 1
+    first = bench.fleet.receipts[0]
+
+    bench.reopen()
+    list(bench.grid.send_and_receive(bench.ask(), timeout=5.0))
+    send(bench, value=2.0)
+    bench.will_deliver(lambda: late)
+    bench.will_answer()
+    send(bench, value=3.0)
+    assert bench.types().count("reply.late") == 1
+    assert bench.fleet.receipts[0] == first and first.verdict == "late"
 
 
 def test_a_node_that_is_not_on_the_roster_answers_with_an_error(bench: Bench) -> None:
@@ -375,6 +421,8 @@ def test_the_roster_is_replayed_call_by_call(bench: Bench) -> None:
     bench.fleet.names.append("bob")
     seen.append(len(list(bench.grid.get_node_ids())))
     assert seen == [3, 2, 3]
+    changes = [(b["operations"], b["call"]) for b in bench.bodies("roster.seen")]
+    assert changes == [(0, 1), (0, 2), (1, 1)]
     bench.reopen()
     again = [len(list(bench.grid.get_node_ids())) for _ in range(2)]
     send(bench, "ada", "cyd")

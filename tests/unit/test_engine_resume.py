@@ -5,6 +5,7 @@ The kill is an exception that nothing catches; `tests/faults` does the same with
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from barnraise.coordinator import directory
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.members import MemberStore
 from barnraise.coordinator.recorder import NoRecorder, recorder
+from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.testing import Federation, Run
@@ -312,6 +314,38 @@ def test_a_seal_with_batches_in_flight_is_no_place_to_go_on_from(tmp_path: Path)
     assert done == ["from 0"] * 3
 
 
+def test_what_the_batches_before_a_seal_came_to_is_not_forgotten(tmp_path: Path) -> None:
+    """The digest of an app that names no model, and whether every member failed, count all batches."""
+
+    def server(done: list[int]) -> ServerApp:
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            own = recorder(grid)
+            seal = own.resume()
+            for number in range(seal.round + 1 if seal else 1, 3):
+                done.append(number)
+                content = apps.RecordDict({"arrays": apps.initial()})
+                nodes = list(grid.get_node_ids())
+                list(grid.send_and_receive([apps.Message(content, n, "train") for n in nodes]))
+                own.seal(number, apps.initial(), apps.RecordDict(), {})
+
+        return app
+
+    fed = federation()
+    fed.poison("site-00", round=2)
+    fed.poison("site-01", round=2)
+    done: list[int] = []
+    whole = run(tmp_path / "whole", server(done), fed=fed)
+    assert [len(batch.accepted) for batch in whole.rounds] == [2, 0]
+    sealed = [i for i, e in enumerate(entries(tmp_path / "whole")) if e.type == "round.sealed"]
+    with pytest.raises(Killed):
+        run(tmp_path / "run", server(done), failpoint=at("after", sealed[0] + 1), fed=fed)
+    assert run(tmp_path / "run", server(done), fed=fed).digest == whole.digest
+    assert done == [1, 2, 1, 2, 2]
+
+
 def test_a_damaged_seal_is_not_gone_on_from(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path / "run", apps.sealing(), failpoint=at("after", 7))
@@ -366,11 +400,17 @@ def test_a_lost_journal_is_not_taken_for_a_new_run(tmp_path: Path) -> None:
 
 
 def test_a_replay_checks_the_whole_record(tmp_path: Path) -> None:
+    """Even where an entry was rewritten together with its leaf."""
     run(tmp_path / "run", apps.sealing())
-    path = tmp_path / "run" / "journal.db"
-    data = path.read_bytes()
-    assert b'"reason":"all answered"' in data
-    path.write_bytes(data.replace(b'"reason":"all answered"', b'"reason":"all Answered"', 1))
+    db = sqlite3.connect(tmp_path / "run" / "journal.db")
+    with db:
+        rows = db.execute("SELECT idx, entry FROM entries").fetchall()
+        index, data = next(row for row in rows if b'"all answered"' in row[1])
+        forged = data.replace(b'"all answered"', b'"all Answered"')
+        leaf = merkle.leaf_hash(forged)
+        db.execute("UPDATE entries SET entry=? WHERE idx=?", (forged, index))
+        db.execute("UPDATE nodes SET hash=? WHERE level=0 AND idx=?", (leaf, index))
+    db.close()
     with pytest.raises(BarnraiseError) as damaged:
         federation().run(
             apps.sealing(), apps.client_app(), CONFIG, directory=tmp_path / "run", replay=True

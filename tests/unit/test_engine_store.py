@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator.directory import opened
+from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.journal import Journal
+from barnraise.coordinator.members import MemberStore, Work
 from barnraise.protocols import blobs as blobs_module
 from barnraise.protocols import merkle
 from barnraise.protocols.blobs import BlobStore
@@ -253,6 +256,56 @@ def test_a_blob_whose_bytes_changed_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(BarnraiseError) as gone:
         store.check(blob)
     assert gone.value.code == "D106"
+
+
+# --- what simulated members keep --------------------------------------------------------------------
+
+
+def outcome(store: MemberStore, n: int, state: RecordDict | None) -> Work:
+    delivery = Delivery(f"order-{n}", "ada", "sha256:" + "0" * 64, 1, {"sig": str(n)}, 0.0)
+    return Work(delivery, state, None)
+
+
+def kept(value: float) -> RecordDict:
+    return RecordDict({"a": ArrayRecord([np.full(3, value, np.float32)])})
+
+
+def test_reply_and_state_last_together_or_not_at_all(tmp_path: Path) -> None:
+    store = MemberStore(tmp_path, durable=False)
+    store.stage(outcome(store, 1, kept(1.0)))
+    assert store.recall("ada")[0] == kept(1.0)
+    store.close()
+    store = MemberStore(tmp_path, durable=False)
+    assert store.recall("ada")[0] == RecordDict() and store.replied("order-1") is None
+    store.stage(outcome(store, 1, kept(1.0)))
+    store.commit()
+    store.close()
+    store = MemberStore(tmp_path, durable=False)
+    replied = store.replied("order-1")
+    assert store.recall("ada")[0] == kept(1.0)
+    assert replied is not None and replied.statement == {"sig": "1"}
+    assert store.recall("bob")[0] == RecordDict()
+
+
+def test_a_receipt_lets_a_reply_go_and_a_new_state_the_old_ones_blobs(tmp_path: Path) -> None:
+    store = MemberStore(tmp_path, durable=False)
+    for n in range(1, 6):
+        store.stage(outcome(store, n, kept(float(n))))
+        store.commit()
+        store.forget([f"order-{n}"])
+    assert store.replied("order-4") is None
+    rows = store._db.execute("SELECT count(*) FROM spool").fetchone()
+    assert rows == (1,)
+    assert len(list(BlobStore(tmp_path / "ada").all())) == 1
+    assert store.recall("ada")[0] == kept(5.0)
+
+
+def test_a_failure_leaves_the_member_as_it_was(tmp_path: Path) -> None:
+    store = MemberStore(tmp_path, durable=False)
+    store.stage(outcome(store, 1, kept(1.0)))
+    store.stage(outcome(store, 2, None))
+    store.commit()
+    assert store.recall("ada")[0] == kept(1.0)
 
 
 # --- the directory ----------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator import events
+from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.rounds import Policy
-from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.entries import Entry
@@ -90,7 +90,7 @@ def test_l3_a_receipt_means_durable(tmp_path: Path) -> None:
         log = Journal(bench.root / "journal.db", failpoint=lambda moment, index: None)
         stored = {digest(data): Entry.decode(data) for data in log.raw()}
         log.close()
-        on_disk = set(BlobStore(bench.root / "blobs").all())
+        on_disk = set(RunBlobs(bench.root / "blobs").all())
         for receipt in receipts:
             body = stored[receipt.entry].body
             assert body["order"] == receipt.order

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
 
+from barnraise.coordinator import local
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.testing import Federation, Run
 
@@ -86,11 +87,14 @@ def test_with_a_quorum_the_round_waits_its_grace_and_no_longer() -> None:
     assert (rounds[1].reason, rounds[1].seconds) == ("all answered", 4.0)
 
 
-def test_with_no_grace_at_all_every_reply_of_the_same_instant_still_counts() -> None:
+def test_with_no_grace_at_all_every_reply_of_the_same_instant_still_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What an instant holds does not hang on how fast this machine is."""
-    federation = Federation(members=40, quorum=2, grace=0.0)
+    monkeypatch.setattr(local, "COMMIT_EVERY", 1e-3)
+    federation = Federation(members=9, quorum=2, grace=0.0)
     batches = federation.run(apps.server_app(), apps.client_app(), {"rounds": 1}).batches
-    assert all(len(batch.accepted) == 40 for batch in batches)
+    assert all(len(batch.accepted) == 9 for batch in batches)
 
 
 def test_below_quorum_the_round_is_void_and_the_model_stays() -> None:

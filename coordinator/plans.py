@@ -1,0 +1,136 @@
+"""What decides a simulated run: a `Plan`, made from a Flower app directory or from what a run's directory
+keeps of the run that it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from barnraise.coordinator import campaign
+from barnraise.coordinator.rounds import Policy
+from barnraise.protocols import flower, identity
+from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.charter import Charter
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.randomness import derive, simulation_secret
+
+CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a simulated run.
+
+    `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
+    config. `load` imports the two apps when they are needed; it is given the directory's copy of `code`.
+    """
+
+    name: str
+    code: Code
+    config: UserConfig
+    members: Mapping[str, UserConfig]
+    seed: int
+    load: Callable[[Path], tuple[ServerApp, ClientApp]]
+    source: Mapping[str, Any]
+    policy: Policy = field(default_factory=Policy)
+    mixed_replies: bool = False
+
+    @property
+    def secret(self) -> bytes:
+        return simulation_secret(self.seed)
+
+    @property
+    def run(self) -> str:
+        return derive(self.secret, "run", self.name).hex()[:16]
+
+
+def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int) -> Plan:
+    """The plan for a Flower app directory."""
+    app_dir = app_dir.absolute()
+    project = flower.project(app_dir, config)
+    members: dict[str, UserConfig] = {
+        name: {"partition-id": i, "num-partitions": len(names)} for i, name in enumerate(names)
+    }
+
+    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
+        sys.path.insert(0, str(app_dir))
+        server = flower.load_server_app(project.server, app_dir)
+        return server, flower.load_client_app(project.client, app_dir)
+
+    return Plan(
+        project.name,
+        code_files(app_dir),
+        project.config,
+        members,
+        seed,
+        load,
+        {"kind": "app", "path": str(app_dir), "sites": len(names)},
+        mixed_replies=project.mixed_replies,
+    )
+
+
+def plan_again(directory: Path) -> Plan:
+    """The plan of the run that `directory` holds, for a replay. Raises D103 or D106."""
+    source = _source_of(directory)
+    return _AGAIN[source["kind"]](directory, source)
+
+
+def _source_of(directory: Path) -> dict[str, Any]:
+    try:
+        source: dict[str, Any] = json.loads((directory / "source.json").read_text())
+    except FileNotFoundError:
+        raise BarnraiseError(
+            "D103",
+            f"{directory} holds no run",
+            "it has no source.json" if directory.is_dir() else "there is no such directory",
+            next="give the --dir of a `barnraise sim run`",
+        ) from None
+    except ValueError as error:
+        raise BarnraiseError(
+            "D106", f"{directory / 'source.json'} is damaged", str(error)
+        ) from None
+    return source
+
+
+def _app_again(directory: Path, source: Mapping[str, Any]) -> Plan:
+    original = Path(source["path"])
+    kept = directory / "app"
+    home = original if original.is_dir() and _same_code(original, kept) else kept
+    return app_plan(home, identity.site_names(source["sites"]), source["config"], source["seed"])
+
+
+def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
+    """The run of a charter, without the members' side: no task is loaded and no data read."""
+    copy = directory / "app"
+    charter = Charter.read(copy / CHARTER)
+    code: dict[str, bytes | Path] = dict(code_files(copy))
+    init = copy / INIT if charter.model.init is not None else None
+    if init is not None:
+        code[INIT] = init
+    rounds = charter.rounds
+    return Plan(
+        charter.name,
+        code,
+        source["config"],
+        {name: {} for name in source["members"]},
+        source["seed"],
+        lambda _: (campaign.server_app(init, source["trainers"]), ClientApp()),
+        source,
+        Policy(rounds.quorum, rounds.grace, rounds.deadline),
+    )
+
+
+_AGAIN = {"app": _app_again, "charter": _charter_again}
+
+
+def _same_code(one: Path, other: Path) -> bool:
+    return app_digest(code_files(one)) == app_digest(code_files(other))
