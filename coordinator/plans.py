@@ -23,6 +23,7 @@ from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.randomness import derive, simulation_secret
 
+BUILT_IN = "builtin"  # the component that is `barnraise.client.app`
 CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
 
 
@@ -31,7 +32,9 @@ class Plan:
     """Everything that decides a simulated run.
 
     `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
-    config. `load` imports the two apps when they are needed; it is given the directory's copy of `code`.
+    config. `server` and `client` import the two apps when they are needed; they are given the directory
+    that keeps a copy of `code`. A node in a process of its own imports `component` from `home` (None:
+    from that copy).
     """
 
     name: str
@@ -39,8 +42,11 @@ class Plan:
     config: UserConfig
     members: Mapping[str, UserConfig]
     seed: int
-    load: Callable[[Path], tuple[ServerApp, ClientApp]]
+    server: Callable[[Path], ServerApp]
+    client: Callable[[Path], ClientApp]
     source: Mapping[str, Any]
+    component: str = BUILT_IN
+    home: Path | None = None
     policy: Policy = field(default_factory=Policy)
     mixed_replies: bool = False
 
@@ -61,10 +67,9 @@ def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int)
         name: {"partition-id": i, "num-partitions": len(names)} for i, name in enumerate(names)
     }
 
-    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
+    def server(copy: Path) -> ServerApp:
         sys.path.insert(0, str(app_dir))
-        server = flower.load_server_app(project.server, app_dir)
-        return server, flower.load_client_app(project.client, app_dir)
+        return flower.load_server_app(project.server, app_dir)
 
     return Plan(
         project.name,
@@ -72,8 +77,11 @@ def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int)
         project.config,
         members,
         seed,
-        load,
+        server,
+        lambda copy: flower.load_client_app(project.client, app_dir),
         {"kind": "app", "path": str(app_dir), "sites": len(names)},
+        project.client,
+        app_dir,
         mixed_replies=project.mixed_replies,
     )
 
@@ -123,9 +131,10 @@ def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
         source["config"],
         {name: {} for name in source["members"]},
         source["seed"],
-        lambda _: (campaign.server_app(init, source["trainers"]), ClientApp()),
+        lambda _: campaign.server_app(init, source["trainers"]),
+        lambda _: ClientApp(),
         source,
-        Policy(rounds.quorum, rounds.grace, rounds.deadline),
+        policy=Policy(rounds.quorum, rounds.grace, rounds.deadline),
     )
 
 

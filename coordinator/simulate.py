@@ -9,20 +9,21 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import UserConfig
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from barnraise.coordinator import events
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory, opened
 from barnraise.coordinator.faults import Faults
+from barnraise.coordinator.fleet import Fleet
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
@@ -69,13 +70,72 @@ def execute(
     faults: Faults | None = None,
     replay: bool = False,
     failpoint: Failpoint = kill_from_environment,
+    fleets: Fleets | None = None,
 ) -> Outcome:
     """Run the plan in `directory` (None: a temporary one), or replay what is there with no client.
 
     A run that was cut short goes on where it was; one that is finished is reported, not repeated.
+    `fleets` is where the members are: by default in this process, with `faults`.
     """
+    fleets = fleets or InProcess(faults)
     with opened(directory, failpoint) as place, disk_errors(place.root):
-        return _Execution(plan, place, directory, watcher, faults, replay).execute()
+        return _Execution(plan, place, directory, watcher, fleets, replay).execute()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a fleet is made for: the plan, its opened directory, its members' keys, who watches."""
+
+    plan: Plan
+    place: RunDirectory
+    log: RunLog
+    members: Sequence[LocalMember]
+    watch: events.Watcher
+
+    @property
+    def run_id(self) -> int:
+        """Flower's."""
+        return int(self.plan.run, 16)
+
+
+class Fleets(Protocol):
+    """Where the members of a run are."""
+
+    def check(self, plan: Plan, app: Path) -> None:
+        """Raise what would keep every member from running the app, whose copy is at `app`."""
+        ...
+
+    def open(self, setting: Setting) -> AbstractContextManager[Fleet]:
+        """The fleet, there for as long as the context lasts."""
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Every member in this process, one handler at a time."""
+
+    faults: Faults | None = None
+
+    def check(self, plan: Plan, app: Path) -> None:
+        plan.client(app)
+
+    @contextmanager
+    def open(self, setting: Setting) -> Iterator[Fleet]:
+        plan, place = setting.plan, setting.place
+        fleet = LocalFleet(
+            plan.client(place.app),
+            setting.members,
+            Local(FEDERATION, plan.run, setting.run_id, plan.config),
+            place.blobs,
+            place.members(),
+            faults=self.faults,
+            watcher=setting.watch,
+            site_log=site_log_in(place.root / "logs"),
+        )
+        try:
+            yield fleet
+        finally:
+            fleet.close()
 
 
 class _Execution:
@@ -85,14 +145,14 @@ class _Execution:
         place: RunDirectory,
         directory: Path | None,
         watcher: events.Watcher,
-        faults: Faults | None,
+        fleets: Fleets,
         replay: bool,
     ) -> None:
         self.plan, self.place, self.directory = plan, place, directory
-        self.faults, self.replay = faults, replay
+        self.fleets, self.replay = fleets, replay
         self.problems: list[str] = []
         self._watcher = watcher
-        self._apps: tuple[ServerApp, ClientApp] | None = None
+        self._server: ServerApp | None = None
         if len(place.journal) == 0:
             place.forget_start()
         elif replay:
@@ -148,37 +208,21 @@ class _Execution:
 
     def _conduct(self) -> None:
         plan = self.plan
-        server, client = self._apps or plan.load(self.place.app)
-        run_id = int(plan.run, 16)
+        server = self._server or plan.server(self.place.app)
+        setting = Setting(plan, self.place, self.log, self.members, self.watch)
         terms = Terms(
             FEDERATION,
             plan.run,
-            run_id,
+            setting.run_id,
             plan.policy,
             mixed_replies=plan.mixed_replies,
             stall_after=STALL_AFTER,
         )
-        fleet = None if self.replay else self._fleet(client, run_id)
-        try:
+        with nullcontext() if self.replay else self.fleets.open(setting) as fleet:
             members = sorted(m.member for m in self.members)
             grid = DurableGrid(terms, self.log, self.place.blobs, fleet, members, self.watch)
             with flower.roster_is_final():
                 conduct(server, grid, plan.config, self.secret, resumable=not self.replay)
-        finally:
-            if fleet is not None:
-                fleet.close()
-
-    def _fleet(self, client: ClientApp, run_id: int) -> LocalFleet:
-        return LocalFleet(
-            client,
-            self.members,
-            Local(FEDERATION, self.plan.run, run_id, self.plan.config),
-            self.place.blobs,
-            self.place.members(),
-            faults=self.faults,
-            watcher=self.watch,
-            site_log=site_log_in(self.place.root / "logs"),
-        )
 
     def _outcome(
         self, closed: Mapping[str, Any], started: float, *, resumed: bool, finished_before: bool
@@ -213,7 +257,8 @@ class _Execution:
         self.place.keep_app(self.plan.code)
         source = {**self.plan.source, "config": self.plan.config, "seed": self.plan.seed}
         (self.place.root / "source.json").write_text(json.dumps(source, indent=1))
-        self._apps = self.plan.load(self.place.app)
+        self._server = self.plan.server(self.place.app)
+        self.fleets.check(self.plan, self.place.app)
         self.log.write(("run.opened", body))
         return False
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flwr.app import UserConfig
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from torch import nn
 
@@ -65,9 +64,10 @@ def charter_plan(
         config,
         {name: {"data": str(directory)} for name, directory in members.items()},
         seed,
-        _loader(charter, trainers),
+        _server(charter, trainers),
+        client_app,
         source,
-        Policy(charter.rounds.quorum, charter.rounds.grace, charter.rounds.deadline),
+        policy=Policy(charter.rounds.quorum, charter.rounds.grace, charter.rounds.deadline),
     )
 
 
@@ -120,14 +120,12 @@ def _task(charter: Charter, code: Code) -> Task:
         return load_task(charter.task, Path(alone))
 
 
-def _loader(
-    charter: Charter, trainers: Collection[str] | None
-) -> Callable[[Path], tuple[ServerApp, ClientApp]]:
-    def load(copy: Path) -> tuple[ServerApp, ClientApp]:
+def _server(charter: Charter, trainers: Collection[str] | None) -> Callable[[Path], ServerApp]:
+    def server(copy: Path) -> ServerApp:
         init = copy / INIT if charter.model.init is not None else None
-        return campaign.server_app(init, trainers), client_app(copy)
+        return campaign.server_app(init, trainers)
 
-    return load
+    return server
 
 
 def _check(charter: Charter, task: Task, members: dict[str, Path], path: Path) -> None:

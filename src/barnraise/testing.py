@@ -128,9 +128,10 @@ class Federation:
             config or {},
             members,
             self.seed,
-            lambda copy: (server, client),
+            lambda copy: server,
+            lambda copy: client,
             {"kind": "test"},
-            Policy(self.quorum, self.grace, self.deadline),
+            policy=Policy(self.quorum, self.grace, self.deadline),
         )
 
     def run_directory(
