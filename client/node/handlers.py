@@ -1,0 +1,225 @@
+"""Inside the worker: one ClientApp, loaded once, and the orders that the daemon hands in, one by one.
+
+Knows no key, no address and no member's secret: an order comes with the seed that the daemon drew for it.
+What a handler raises is printed here, into the site's own log, and goes no further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from barnraise.client.node import failpoints, frames
+from barnraise.client.node.worker import BUILTIN
+from barnraise.protocols import flower, progress
+from barnraise.protocols.content import ContentError, Envelope, Failure
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.flower import Handled
+from barnraise.protocols.tensors import BlobError, Spec, open_blob
+
+OUT_OF_MEMORY = 77
+_PIECE = 1 << 20
+_SAYS = re.compile(r"[a-z][a-z ]{0,39}")
+_PROGRESS_EVERY = 0.1  # seconds
+
+
+def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
+    """Load the app that the first frame names, then answer orders until the daemon ends."""
+    start = frames.receive(own)
+    if start is None:
+        return
+    files = Files([Path(p) for p in start["stores"]], Path(start["outgoing"]))
+    app, failure = _load(start["client"], Path(start["code"]))
+    frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
+    while (asked := frames.receive(own)) is not None:
+        failpoints.reach("worker:asked")
+        answer = _answer(app, asked, start, files, own) if app else _Answer(_failure(failure))
+        content = files.put([answer.envelope.encode()])
+        failpoints.reach("worker:encoded")
+        frames.send(
+            own,
+            {
+                "said": "done",
+                "order": asked["id"],
+                "content": content,
+                "state": answer.state,
+                "carry": answer.carry,
+            },
+        )
+
+
+class _Answer:
+    """A reply's envelope; state and carry are digests, or None where the member stays as it was."""
+
+    def __init__(
+        self, envelope: Envelope, state: str | None = None, carry: str | None = None
+    ) -> None:
+        self.envelope, self.state, self.carry = envelope, state, carry
+
+
+def _failure(reason: str) -> Envelope:
+    return Envelope(failure=Failure(flower.RAISED, reason))
+
+
+def _load(client: str, code: Path) -> tuple[ClientApp | None, str]:
+    """The ClientApp, or why there is none: the error's code and place, without its text."""
+    sys.path.insert(0, str(code))
+    try:
+        if client == BUILTIN:
+            from barnraise.client.app import client_app
+
+            return client_app(code), ""
+        return flower.load_client_app(client, code), ""
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        said = error.code if isinstance(error, BarnraiseError) else type(error).__name__
+        cause = error.__cause__ or error
+        return None, f"{said} at {flower.place_of(cause)}"
+
+
+# --- one order ------------------------------------------------------------------------------------
+
+
+def _answer(
+    app: ClientApp,
+    asked: Mapping[str, Any],
+    start: Mapping[str, Any],
+    files: Files,
+    own: socket.socket,
+) -> _Answer:
+    try:
+        records = files.records(asked["content"])
+    except (ContentError, BlobError) as error:
+        traceback.print_exc()
+        return _Answer(_failure(f"the order cannot be read: {type(error).__name__}"))
+    state, carry = files.records(asked["state"]), files.records(asked["carry"])
+    header = flower.Header(
+        start["run_id"],
+        asked["id"],
+        start["node_id"],
+        asked["type"],
+        asked["group"],
+        asked["ttl"],
+        asked["created"],
+    )
+    context = flower.new_context(
+        start["run_id"], start["node_id"], start["node_config"], state, start["run_config"]
+    )
+    message = flower.instruction(header, records)
+    with progress.listening(_Listener(own, asked["id"])):
+        handled = flower.run_handler(
+            _dying_without_memory(app), message, context, carry, bytes.fromhex(asked["seed"])
+        )
+    failpoints.reach("worker:handled")
+    if handled.log:
+        sys.stderr.write(handled.log.rstrip("\n") + "\n")
+    return _encoded(handled, files)
+
+
+def _dying_without_memory(app: ClientApp) -> ClientApp:
+    """The same app; but where memory runs out the worker dies, since only a fresh one has it all again."""
+
+    def call(message: Message, context: Context) -> Message:
+        try:
+            return app(message, context)
+        except MemoryError:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(OUT_OF_MEMORY)
+
+    return cast(ClientApp, call)
+
+
+def _encoded(handled: Handled, files: Files) -> _Answer:
+    """A reply, a state or a carry that has no form in which it could be kept is a failure."""
+    try:
+        if handled.failure is not None:
+            envelope = Envelope(failure=handled.failure)
+        else:
+            assert handled.reply is not None
+            envelope = flower.encode(handled.reply, files)
+        envelope.encode()
+        return _Answer(envelope, files.keep(handled.state), files.keep(handled.carry))
+    except (ContentError, TypeError) as error:
+        traceback.print_exc()
+        return _Answer(_failure(f"its reply cannot be sent: {error}"))
+
+
+class _Listener:
+    """Passes progress on, some times a second: what is done as a few plain words, and two numbers."""
+
+    def __init__(self, own: socket.socket, order: str) -> None:
+        self._own, self._order, self._last = own, order, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _PROGRESS_EVERY and done != total:
+            return
+        self._last = now
+        known = what if _SAYS.fullmatch(what) else "working"
+        counts = {"done": _counted(done), "total": _counted(total)}
+        frames.send(self._own, {"said": "progress", "order": self._order, "what": known, **counts})
+
+
+def _counted(value: int) -> int:
+    return min(max(int(value), 0), 2**53)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+class Files:
+    """Blobs by digest: read from the daemon's stores, written into the folder from which it takes them."""
+
+    def __init__(self, stores: list[Path], outgoing: Path) -> None:
+        self._stores, self._outgoing = stores, outgoing
+        self._specs: dict[str, Mapping[str, Spec]] = {}
+
+    def path(self, digest: str) -> Path:
+        for store in self._stores:
+            if (path := store / "sha256" / digest[7:9] / digest[9:]).is_file():
+                return path
+        return self._outgoing / digest[7:]
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def specs(self, digest: str) -> Mapping[str, Spec]:
+        return open_blob(self.path(digest))
+
+    def put(self, pieces: Iterable[memoryview | bytes]) -> str:
+        """Write a file, hashed while it is written; the name it gets is its digest."""
+        hasher, temp = hashlib.sha256(), self._outgoing / "writing"
+        with temp.open("wb", buffering=0) as file:
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                for at in range(0, len(view), _PIECE):
+                    part = view[at : at + _PIECE]
+                    hasher.update(part)
+                    while part:
+                        part = part[file.write(part) :]
+        temp.rename(self._outgoing / hasher.hexdigest())
+        return "sha256:" + hasher.hexdigest()
+
+    def records(self, content: str | None) -> RecordDict:
+        """The records of a content; empty for none."""
+        if content is None:
+            return RecordDict()
+        envelope = Envelope.decode(self.path(content).read_bytes())
+        if envelope.failure is not None:
+            raise ContentError("an error where records belong")
+        return flower.decode(envelope, self)
+
+    def keep(self, records: RecordDict | None) -> str | None:
+        return None if records is None else self.put([flower.encode(records, self).encode()])

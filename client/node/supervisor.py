@@ -1,0 +1,160 @@
+"""The worker as the daemon sees it: started clean, talked to over a socket, ended for certain.
+
+Each life of the worker has a number, and what is heard of it carries that number: `Said` for a frame, `Gone`
+when it and all that it started have ended. Knows nothing of orders.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from barnraise.client.node import failpoints, frames
+from barnraise.client.node.logs import Capped
+
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL
+_ALLOWED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+    *("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+)
+_SET = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
+
+
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """What of the daemon's environment its worker gets."""
+    allowed = {k: v for k, v in own.items() if k in _ALLOWED or k.startswith("LC_")}
+    if failpoints.VARIABLE in own:
+        allowed[failpoints.VARIABLE] = own[failpoints.VARIABLE]
+    return {**allowed, **_SET}
+
+
+@dataclass(frozen=True)
+class Said:
+    life: int
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Gone:
+    life: int
+    why: str
+
+
+class Worker:
+    """One life at a time. Owned by the daemon's main thread, which outlives it.
+
+    The process ends when the thread that started it does, so `start` belongs to a thread that stays.
+    """
+
+    def __init__(self, home: Path, memory: int | None, tell: Callable[[Said | Gone], None]) -> None:
+        self._home, self._memory, self._tell = home, memory, tell
+        self._log = Capped(home / "logs" / "worker.log")
+        self._life = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def life(self) -> int:
+        """The number of the life that is going on, or was last."""
+        return self._life
+
+    def start(self, first: Mapping[str, Any]) -> None:
+        """Start it and send it `first`. It is heard of by `Gone` whatever happens to it."""
+        self._life += 1
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                self._command(theirs.fileno()),
+                env=environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._socket = ours
+        listen = threading.Thread(
+            target=self._listen, args=(self._life, self._process, ours), name="worker", daemon=True
+        )
+        copy = threading.Thread(
+            target=self._copy, args=(self._process,), name="worker log", daemon=True
+        )
+        self._threads = [listen, copy]
+        for thread in self._threads:
+            thread.start()
+        self.send(first)
+
+    def _command(self, number: int) -> list[str]:
+        program = [sys.executable, "-P", "-m", "barnraise.client.node.worker"]
+        return [*program, str(number), str(self._home), str(self._memory or 0), str(os.getpid())]
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send it a frame; if it is dead, `Gone` is what will be heard."""
+        assert self._socket is not None
+        try:
+            frames.send(self._socket, message)
+        except OSError:
+            return
+
+    def stop(self) -> None:
+        """End it and whatever it started: SIGTERM, then SIGKILL after GRACE seconds."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            thread.join(GRACE)
+        self._process = None
+
+    def _listen(self, life: int, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+        nonsense = ""
+        with ours:
+            try:
+                while (message := frames.receive(ours)) is not None:
+                    self._tell(Said(life, message))
+            except (frames.FrameError, OSError) as error:
+                nonsense = f"it said what is no frame ({error}), and was ended"
+                process.kill()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            nonsense = nonsense or "it closed its connection, and was ended"
+            process.kill()
+        self._tell(Gone(life, nonsense or _ending(process.wait())))
+
+    def _copy(self, process: subprocess.Popen[bytes]) -> None:
+        """What the worker prints, into its log, for as long as anyone can print."""
+        assert process.stdout is not None
+        with process.stdout as out:
+            while data := os.read(out.fileno(), 1 << 16):
+                self._log.write(data)
+
+
+def _ending(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    try:
+        return f"it was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"it ended with status {status}"

@@ -1,0 +1,241 @@
+"""Moving content: fetched and delivered in pieces of at most 1 MiB, going on where a cut one ended.
+
+Bytes are hashed while they flow; no size that the other side names is believed. Memory: one piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.content import ContentError, Envelope
+from barnraise.protocols.federation_pb2_grpc import ExchangeStub
+from barnraise.protocols.transfers import CHUNK
+
+ENVELOPE = 256 << 20  # bytes of the largest envelope that is read into memory
+_FINAL = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+Moved = Callable[[int, int], None]
+"""(bytes moved, bytes in all)."""
+
+
+class Failed(Exception):
+    """It may be tried again: the connection was cut, or what came was not what it should be."""
+
+
+class Refused(Exception):
+    """The coordinator has said no; the same again would be refused again."""
+
+    @property
+    def code(self) -> str:
+        """The code that the coordinator gave, of `protocols.errors.CODES`; "" if it gave none."""
+        found = re.search(r"\bN\d{3}\b", str(self))
+        return found[0] if found else ""
+
+
+def failure_of(error: grpc.RpcError) -> Failed | Refused:
+    """What a call's end means for the transfer."""
+    text = f"{error.code().name}: {error.details()}"
+    return Refused(text) if error.code() in _FINAL else Failed(text)
+
+
+# --- fetching ---------------------------------------------------------------------------------------
+
+
+class Shelf(Protocol):
+    """Where fetched blobs lie. `partial` holds unfinished ones, each in a file named by its digest."""
+
+    partial: Path
+
+    def has(self, digest: str) -> bool: ...
+
+    def read(self, digest: str) -> bytes: ...
+
+
+def fetch(stub: ExchangeStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
+    """Fetch what is missing of a content into `shelf.partial`; the digests of what is complete there.
+
+    `size` is the most that all of it may have, in bytes. Raises `Failed` or `Refused`.
+    """
+    fetched = _Fetch(stub, size, shelf, moved)
+    try:
+        fetched.blob(content, min(size, ENVELOPE))
+        path = shelf.partial / content[7:]
+        data = path.read_bytes() if path.is_file() else shelf.read(content)
+        for blob in Envelope.decode(data).blobs():
+            fetched.blob(blob, size)
+    except grpc.RpcError as error:
+        raise failure_of(error) from None
+    except ContentError as error:
+        raise Refused(f"the order's content is malformed: {error}") from None
+    except OSError as error:
+        raise Failed(f"the spool cannot be written: {error}") from None
+    return fetched.complete
+
+
+class _Fetch:
+    def __init__(self, stub: ExchangeStub, size: int, shelf: Shelf, moved: Moved) -> None:
+        self._stub, self._size, self._shelf, self._moved = stub, size, shelf, moved
+        self._all = 0
+        self.complete: list[str] = []
+
+    def blob(self, digest: str, most: int) -> None:
+        if self._shelf.has(digest):
+            return
+        path = self._shelf.partial / digest[7:]
+        with path.open("a+b", buffering=0) as file:
+            hasher = _hash_of(path)
+            at = file.tell()
+            self._take(at)
+            if "sha256:" + hasher.hexdigest() != digest:
+                self._rest(digest, file.write, hasher, at, most, path)
+        self.complete.append(digest)
+
+    def _rest(
+        self,
+        digest: str,
+        write: Callable[[bytes], int],
+        hasher: hashlib._Hash,
+        at: int,
+        most: int,
+        path: Path,
+    ) -> None:
+        call = self._stub.Fetch(pb.FetchRequest(digest=digest, offset=at))
+        try:
+            for chunk in call:
+                at += len(chunk.data)
+                if len(chunk.data) > CHUNK or at > most or self._all + len(chunk.data) > self._size:
+                    path.unlink()
+                    raise Failed(
+                        f"{digest} goes on beyond the {self._size} bytes that were announced"
+                    )
+                hasher.update(chunk.data)
+                _write(write, chunk.data)
+                self._take(len(chunk.data))
+        finally:
+            call.cancel()
+        if "sha256:" + hasher.hexdigest() != digest:
+            path.unlink()
+            raise Failed(f"what came as {digest} has another digest")
+
+    def _take(self, count: int) -> None:
+        self._all += count
+        self._moved(self._all, self._size)
+
+
+def _hash_of(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
+
+
+def _write(write: Callable[[bytes], int], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[write(view) :]  # type: ignore[arg-type]
+
+
+# --- delivering -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    digest: str
+    size: int
+    path: Path
+
+
+def deliver(
+    stub: ExchangeStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
+) -> None:
+    """Offer a reply, send what of it is wanted, and return when it is taken in.
+
+    The first of `parts` is the envelope. Raises `Failed` or `Refused`, and `OSError` if a file is gone.
+    """
+    delivery = _Delivery(order, statement, parts, moved)
+    call = stub.Deliver(delivery.said())
+    try:
+        for answer in call:
+            delivery.hear(answer)
+        if not delivery.taken:
+            raise Failed("the coordinator ended the transfer before it took the reply in")
+    except grpc.RpcError as error:
+        raise delivery.problem or failure_of(error) from None
+    finally:
+        delivery.end()
+        call.cancel()
+
+
+class _Delivery:
+    """`said` runs in a thread of gRPC's, which takes a message when there is room for it."""
+
+    def __init__(self, order: str, statement: bytes, parts: Sequence[Part], moved: Moved) -> None:
+        self._parts = {part.digest: part for part in parts}
+        self._offer = pb.Offer(
+            order=order,
+            content=parts[0].digest,
+            statement=statement,
+            parts=[pb.Part(digest=part.digest, size=part.size) for part in parts],
+        )
+        self._moved = moved
+        self._wanted: queue.SimpleQueue[list[pb.Want] | None] = queue.SimpleQueue()
+        self.taken = False
+        self.problem: Exception | None = None
+
+    def hear(self, answer: pb.ToMember) -> None:
+        if answer.HasField("taken"):
+            self.taken = True
+        elif answer.HasField("wanted"):
+            for want in answer.wanted.parts:
+                part = self._parts.get(want.digest)
+                if part is None or want.offset > part.size:
+                    raise Failed("the coordinator wants something that was not offered")
+            self._wanted.put(list(answer.wanted.parts))
+
+    def end(self) -> None:
+        self._wanted.put(None)
+
+    def said(self) -> Iterator[pb.FromMember]:
+        yield pb.FromMember(offer=self._offer)
+        wanted = self._wanted.get()
+        if not wanted:
+            return
+        total = sum(part.size for part in self._parts.values())
+        sent = total - sum(self._parts[want.digest].size - want.offset for want in wanted)
+        try:
+            for want in wanted:
+                for piece in _pieces(self._parts[want.digest], want.offset):
+                    yield pb.FromMember(piece=piece)
+                    sent += len(piece.data)
+                    self._moved(sent, total)
+        except OSError as error:
+            self.problem = error
+            raise
+
+
+def _pieces(part: Part, offset: int) -> Iterator[pb.Piece]:
+    with part.path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while offset < part.size:
+            data = file.read(min(CHUNK, part.size - offset))
+            if not data:
+                raise OSError(f"{part.path} is shorter than it was")
+            yield pb.Piece(digest=part.digest, offset=offset, data=data)
+            offset += len(data)
