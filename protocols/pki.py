@@ -18,7 +18,8 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -74,8 +75,9 @@ class Peer:
     def of(cls, certificate: bytes) -> Peer:
         """The member that a certificate (PEM or DER) names; else `CertificateError`."""
         parsed = _certificate(certificate)
-        names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        found = [_URI.fullmatch(uri) for uri in _uris(parsed)]
+        with _turned(CertificateError, "its names cannot be read"):
+            names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            found = [_URI.fullmatch(uri) for uri in _uris(parsed)]
         if len(found) != 1 or found[0] is None:
             raise CertificateError("it names no member of a federation")
         member, digest = found[0].groups()
@@ -88,15 +90,36 @@ class Peer:
         return f"barnraise:{self.member}:{self.fingerprint}"
 
 
+_FAILURES = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+@contextmanager
+def _turned(to: type[PkiError], what: str) -> Iterator[None]:
+    """Whatever `cryptography` raises over bytes of others becomes `to`; it parses late, so anywhere."""
+    try:
+        yield
+    except PkiError:
+        raise
+    except _FAILURES as error:
+        raise to(f"{what}: {error}" if str(error) else what) from None
+
+
 def _certificate(data: bytes) -> x509.Certificate:
     if len(data) > LIMIT:
         raise CertificateError(f"it is larger than {LIMIT} bytes")
-    try:
+    with _turned(CertificateError, "it cannot be read"):
         if data.startswith(b"-----BEGIN"):
             return x509.load_pem_x509_certificate(data)
         return x509.load_der_x509_certificate(data)
-    except ValueError as error:
-        raise CertificateError(f"it cannot be read: {error}") from None
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:
@@ -105,8 +128,6 @@ def _uris(certificate: x509.Certificate) -> list[str]:
         return list(names.value.get_values_for_type(x509.UniformResourceIdentifier))
     except x509.ExtensionNotFound:
         return []
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise CertificateError(f"its names cannot be read: {error}") from None
 
 
 def new_tls_key() -> TlsKey:
@@ -183,16 +204,11 @@ def check_csr(csr: bytes, member: str) -> x509.CertificateSigningRequest:
     """The parsed request: for `member`, with a P-256 key, signed by it; else `RequestError`."""
     if len(csr) > LIMIT:
         raise RequestError(f"the request is larger than {LIMIT} bytes")
-    try:
+    with _turned(RequestError, "the request cannot be read"):
         request = x509.load_der_x509_csr(csr)
-        key = request.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not _is_p256(key):
+        if not _is_p256(request.public_key()):
             raise RequestError("the request's key is not ECDSA P-256")
         whole, names = request.is_signature_valid, request.subject
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"the request cannot be read: {error}") from None
     if not whole:
         raise RequestError("the request is not signed by its own key")
     if [n.value for n in names.get_attributes_for_oid(NameOID.COMMON_NAME)] != [member]:
@@ -225,12 +241,10 @@ def check_certificate(
 ) -> x509.Certificate:
     """The parsed certificate (DER): by `ca`, for `peer` and its TLS key; else `CertificateError`."""
     parsed = _certificate(certificate)
-    try:
+    with _turned(CertificateError, "it is not by the federation's authority"):
         parsed.verify_directly_issued_by(ca)
-    except (InvalidSignature, ValueError, TypeError):
-        raise CertificateError("it is not by the federation's authority") from None
-    if parsed.public_key() != tls_key.public_key():
-        raise CertificateError("it is for another TLS key")
+        if parsed.public_key() != tls_key.public_key():
+            raise CertificateError("it is for another TLS key")
     if (found := Peer.of(certificate)) != peer:
         raise CertificateError(f"it is for {found.uri}, not for {peer.uri}")
     return parsed
@@ -239,13 +253,11 @@ def check_certificate(
 def load_authority(certificate: bytes) -> x509.Certificate:
     """A root's certificate (PEM or DER): it signs itself and may certify; else `CertificateError`."""
     parsed = _certificate(certificate)
-    try:
+    with _turned(CertificateError, "it is no authority's"):
         parsed.verify_directly_issued_by(parsed)
         basic = parsed.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
-        raise CertificateError("it is no authority's") from None
-    if not basic.ca or not _is_p256(parsed.public_key()):
-        raise CertificateError("it is no authority's")
+        if not basic.ca or not _is_p256(parsed.public_key()):
+            raise CertificateError("it is no authority's")
     return parsed
 
 
