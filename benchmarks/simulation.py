@@ -52,11 +52,13 @@ run_simulation(configured, client, {sites})
 
 def barnraise(args: argparse.Namespace, directory: Path | None) -> float:
     """Seconds a round of one run."""
-    from barnraise.coordinator import simulate
+    from barnraise.coordinator.plans import app_plan
+    from barnraise.coordinator.simulate import execute
+    from barnraise.protocols.identity import site_names
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        simulate.run_app(APP, sites=args.sites, directory=directory, config=config_of(args))
+        execute(app_plan(APP, site_names(args.sites), config_of(args), 0), directory)
     return seconds_in(printed.getvalue())
 
 

@@ -23,7 +23,8 @@ class Batch:
 
     Owned by the Grid. `orders` is in canonical order, several to one member in the app's sequence.
     `accepted` maps an order to its content's digest, `refused` to (code, reason). `recalled`: it comes
-    from the journal, so its replies' bytes must be held against their digests.
+    from the journal, so its replies' bytes must be held against their digests. `gone`: the members of its
+    orders that are off the roster by now.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Batch:
     closed: str | None = None
     void: bool = False
     recalled: bool = False
+    gone: frozenset[str] = frozenset()
 
     @property
     def category(self) -> str:
@@ -75,6 +77,7 @@ class Batch:
             self.sent_at,
             self.quorum_at,
             self.limit,
+            sum(o.member.name in self.gone for o in self.pending()) if self.gone else 0,
         )
 
     def digest(self) -> Any:
@@ -211,28 +214,23 @@ def waiting(
 ) -> events.Waiting:
     """For whom a batch waits, since when, and what happens if nothing changes (law L10)."""
     pending = [o.member.name for o in batch.pending()]
-    names = ", ".join(pending[:NAMED])
-    if len(pending) > NAMED:
-        names += f" and {len(pending) - NAMED} more"
-    since = f"waits since {_span(now - batch.sent_at)} for {names}"
+    waited = now - batch.sent_at
+    left = None if decision.until is None else decision.until - now
+    names, more = tuple(pending[:NAMED]), max(0, len(pending) - NAMED)
+    then = _then(policy, batch, decision)
+    what = f"batch {batch.number} ({batch.type})"
+    return events.Waiting(what, names, more, waited, left, then)
+
+
+def _then(policy: rounds.Policy, batch: Batch, decision: rounds.Decision) -> str:
+    """What happens if nothing changes."""
     if decision.until is None:
-        ahead = "nothing limits the wait"
-    else:
-        ahead = f"closes in {_span(decision.until - now)} ({decision.then})"
-        if rounds.is_void(policy, batch.category, len(batch.accepted)):
-            lacking = (policy.quorum or 0) - len(batch.accepted)
-            ahead += f", void unless {lacking} more are accepted: the model then stays as it is"
-        else:
-            ahead += " without them"
-    return events.Waiting(f"batch {batch.number} ({batch.type}) {since}; {ahead}")
-
-
-def _span(seconds: float) -> str:
-    """`12 s`, `4 min`, `12.0 h`."""
-    whole = max(0, round(seconds))
-    if whole < 600:
-        return f"{whole} s"
-    return f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"
+        return "nothing limits the wait"
+    if not rounds.is_void(policy, batch.category, len(batch.accepted)):
+        return f"({decision.then}) without them"
+    lacking = (policy.quorum or 0) - len(batch.accepted)
+    void = f"void unless {lacking} more are accepted: the model then stays as it is"
+    return f"({decision.then}), {void}"
 
 
 def closed_event(batch: Batch, seconds: float, *, replayed: bool) -> events.BatchClosed:

@@ -42,6 +42,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class MemberState:
+    """What a member's node is doing, as far as it says: idle, fetching, training, delivering, absent.
+
+    `detail` is more about it ("step 31/200", "40 %") or empty; `since` is on the fleet's clock. Told when
+    the state changes, and of details a few times a second.
+    """
+
+    member: str
+    state: str
+    detail: str
+    since: float
+
+
+@dataclass(frozen=True)
 class Answered:
     """One verdict is on disk. `verdict` is accepted, refused or late; `reason` says why if not accepted."""
 
@@ -81,9 +95,38 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """`text`: for whom, since when, and what happens if nothing changes."""
+    """`what` ("batch 3 (train)", "the run") waits: for whom, since when, what happens if nothing changes.
 
-    text: str
+    `names` may be the first of many: `more` counts the others. `waited` seconds have passed when this is
+    told; `left` is until it closes, None if nothing limits the wait; `then` is what happens.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    more: int
+    waited: float
+    left: float | None
+    then: str
+
+    @property
+    def text(self) -> str:
+        return self.said(0.0)
+
+    def said(self, later: float) -> str:
+        """The same in one sentence, `later` seconds after it was told."""
+        names = ", ".join(self.names) + (f" and {self.more} more" if self.more else "")
+        since = f"{self.what} waits since {span(self.waited + later)} for {names}"
+        if self.left is None:
+            return f"{since}; {self.then}"
+        return f"{since}; closes in {span(self.left - later)} {self.then}"
+
+
+def span(seconds: float) -> str:
+    """`12 s`, `12 min`, `12.0 h`."""
+    whole = max(0, round(seconds))
+    if whole < 600:
+        return f"{whole} s"
+    return f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"
 
 
 @dataclass(frozen=True)
@@ -95,7 +138,17 @@ class RunClosed:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-Event = RunOpened | BatchSent | Progress | Answered | BatchClosed | Sealed | Waiting | RunClosed
+Event = (
+    RunOpened
+    | BatchSent
+    | Progress
+    | MemberState
+    | Answered
+    | BatchClosed
+    | Sealed
+    | Waiting
+    | RunClosed
+)
 
 
 class Watcher(Protocol):

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.app import UserConfig
 from flwr.serverapp import ServerApp
 
 from barnraise.coordinator import events
@@ -27,9 +26,9 @@ from barnraise.coordinator.fleet import Fleet
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
-from barnraise.coordinator.plans import Plan, app_plan, plan_again
+from barnraise.coordinator.plans import Plan, plan_again
 from barnraise.coordinator.runlog import RunLog
-from barnraise.protocols import flower, identity
+from barnraise.protocols import flower
 from barnraise.protocols.apps import app_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
@@ -302,28 +301,6 @@ def _short(value: Any) -> str:
 
 def _utc() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-# --- any Flower app --------------------------------------------------------------------------------
-
-
-def run_app(
-    app_dir: Path,
-    *,
-    sites: int,
-    directory: Path | None,
-    config: UserConfig,
-    seed: int = 0,
-    watcher: events.Watcher = events.nobody,
-) -> Outcome:
-    """`sim run APP`: any standard Flower app on the message API, unmodified."""
-    if sites < 1:
-        raise BarnraiseError(
-            "X102", f"{sites} sites are no federation", next="give --sites N, N ≥ 1"
-        )
-    return execute(
-        app_plan(app_dir, identity.site_names(sites), config, seed), directory, watcher=watcher
-    )
 
 
 # --- replay ------------------------------------------------------------------------------------------

@@ -163,16 +163,26 @@ def test_the_lines_below_say_who_is_where_and_for_whom_it_waits() -> None:
     now = Now(console, Clock())
     sent, closed = batch(3)
     for event in (
+        opened(),
         sent,
-        events.Waiting("batch 3 (train) waits for geneva, zurich; no limit"),
+        events.Waiting(
+            "batch 3 (train)", ("geneva", "zurich"), 0, 12.0, 60.0, "(deadline) without them"
+        ),
         events.Answered(3, "basel", "accepted", "", 10, 0.0),
         events.Progress("geneva", "training step", 31, 200),
+        events.MemberState("zurich", "absent", "", 0.0),
     ):
         now.see(event)
-    lines = now.text()
-    assert lines[0].startswith("train · 1/4 answered · geneva training step 31/200 · ")
-    assert lines[1] == "batch 3 (train) waits for geneva, zurich; no limit"
-    now.see(events.Waiting("waits for " + ", ".join(f"member-{i}" for i in range(20))))
+    assert now.text() == [
+        "train · 1/4 answered · 1.2 s",
+        "basel     accepted",
+        "geneva    training step 31/200",
+        "lausanne  idle",
+        "zurich    absent since 0.25 s",
+        "batch 3 (train) waits since 13 s for geneva, zurich; closes in 59 s (deadline) without them",
+    ]
+    names = tuple(f"member-{i}" for i in range(20))
+    now.see(events.Waiting("batch 3 (train)", names, 0, 0.0, None, "nothing limits the wait"))
     drawn = now._render().plain.splitlines()
     assert len(drawn) > 3, "what does not fit in a line goes on in the next"
     assert max(map(len, drawn)) <= 78, "an echoed ^C still fits beside it"

@@ -1,12 +1,13 @@
-"""The lines under the rows: the open batch, who is at which step, and for whom it waits.
+"""The lines under the rows: the open batch, what each member is doing, and for whom the run waits.
 
-They are taken away at the end. rich's own thread draws them, from a snapshot that the run's thread
-replaces and never changes.
+They are taken away at the end. rich's own thread draws them; the run's thread changes the picture, both
+under one lock.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from textwrap import wrap
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from barnraise.cli import words
+from barnraise.cli.picture import Picture
 from barnraise.coordinator import events
 
 Clock = Callable[[], float]
@@ -26,12 +27,9 @@ class Now:
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        self._batch: events.BatchSent | None = None
-        self._since = clock()
-        self._answered = 0
-        self._waiting = ""
-        self._steps: dict[str, events.Progress] = {}
-        self._snapshot: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        self._picture = Picture()
+        self._drawn = True
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -44,32 +42,12 @@ class Now:
         self._live.start()
 
     def stop(self) -> None:
-        self._snapshot = ()
+        self._drawn = False
         self._live.stop()
 
     def see(self, event: events.Event) -> None:
-        if isinstance(event, events.BatchSent) and not event.replayed:
-            self._batch, self._since = event, self._clock()
-            self._answered, self._waiting = 0, ""
-            self._steps = {}
-        elif isinstance(event, events.Progress):
-            self._steps[event.member] = event
-        elif isinstance(event, events.Answered):
-            self._answered += event.verdict != "late"
-            self._steps.pop(event.member, None)
-        elif isinstance(event, events.Waiting):
-            self._waiting = event.text
-        elif isinstance(event, events.BatchClosed):
-            self._batch = None
-        self._snapshot = self._lines()
-
-    def _lines(self) -> tuple[str, ...]:
-        if self._batch is None:
-            return ()
-        asked = len(self._batch.members)
-        steps = [f"{p.member} {p.what} {p.done}/{p.total}" for p in list(self._steps.values())[-3:]]
-        head = f"{self._batch.type} · {self._answered}/{asked} answered"
-        return (" · ".join([head, *steps]), self._waiting)
+        with self._lock:
+            self._picture.see(event, self._clock())
 
     def _render(self) -> Text:
         """The lines, short of the terminal's edge: an echoed ^C must not move the cursor down."""
@@ -77,13 +55,13 @@ class Now:
         wrapped = [
             piece
             for line in self.text()
-            for piece in wrap(line, width, initial_indent="  ", subsequent_indent="  ")
+            for piece in wrap(
+                line, width, initial_indent="  ", subsequent_indent="  ", replace_whitespace=False
+            )
         ]
         return Text("\n".join(wrapped), "dim", no_wrap=True)
 
     def text(self) -> list[str]:
         """The lines as they are now; none between batches."""
-        lines = [line for line in self._snapshot if line]
-        if lines:
-            lines[0] += f" · {words.duration(self._clock() - self._since)}"
-        return lines
+        with self._lock:
+            return self._picture.lines(self._clock()) if self._drawn else []

@@ -13,7 +13,10 @@ from barnraise.cli.config import overrides as overrides_in
 from barnraise.protocols.errors import BarnraiseError
 
 if TYPE_CHECKING:
-    from barnraise.coordinator.simulate import Outcome
+    from flwr.app import UserConfig
+
+    from barnraise.coordinator.plans import Plan
+    from barnraise.coordinator.simulate import Fleets, Outcome
 
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")
@@ -42,13 +45,20 @@ def run(
             "-c", metavar="KEY=VALUE", help="Overrides the app's config; also Flower's 'a=1 b=2'."
         ),
     ] = None,
+    processes: Annotated[
+        bool,
+        typer.Option("--processes", help="Each member a node of its own, over mutual TLS."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", help="Of the session port. [default: a free one]")
+    ] = 0,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Decides every key and random number.")
     ] = 0,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> dict[str, Any]:
-    """Run a federation in this process: any Flower app, or a charter.
+    """Run a federation on this machine: any Flower app, or a charter.
 
     APP is a Flower app's directory, with --sites N members;
     or a charter (.toml), whose members are the sub-directories of --data.
@@ -57,24 +67,50 @@ def run(
     charter = app.is_file() or app.suffix == ".toml"
     _check_use(app, sites, data, charter)
     from barnraise.cli.watch import watched
+    from barnraise.coordinator.simulate import execute
 
-    overrides = overrides_in(config or [])
     with watched(directory, verbose, seals=charter) as watcher:
-        if charter:
-            from barnraise.builtin import charter_plan
-            from barnraise.coordinator.simulate import execute
-
-            assert data is not None
-            outcome = execute(charter_plan(app, data, overrides, seed), directory, watcher=watcher)
-        else:
-            from barnraise.coordinator.simulate import run_app
-
-            assert sites is not None
-            outcome = run_app(
-                app, sites=sites, directory=directory, config=overrides, seed=seed, watcher=watcher
-            )
+        plan = _plan(app, sites, data, overrides_in(config or []), seed)
+        fleets = _processes(port) if processes else None
+        outcome = execute(plan, directory, watcher=watcher, fleets=fleets)
     tell(outcome)
     return outcome.as_dict()
+
+
+def _plan(
+    app: Path, sites: int | None, data: Path | None, overrides: UserConfig, seed: int
+) -> Plan:
+    if data is not None:
+        from barnraise.builtin import charter_plan
+
+        return charter_plan(app, data, overrides, seed)
+    from barnraise.coordinator.plans import app_plan
+    from barnraise.protocols.identity import site_names
+
+    assert sites is not None
+    return app_plan(app, site_names(sites), overrides, seed)
+
+
+def _processes(port: int) -> Fleets:
+    from barnraise.processes import Processes
+
+    return Processes(port)
+
+
+def status(
+    directory: Annotated[Path, typer.Argument(metavar="D", hidden=True)],
+    as_json: Json = False,
+) -> dict[str, Any]:
+    """What is going on in the run in D, which another process is running: who is doing what.
+
+    With --json the same as data.
+    """
+    from barnraise.cli.status import lines, read
+    from barnraise.cli.watch import say
+
+    told = read(directory)
+    say(*lines(told))
+    return told
 
 
 def replay(
@@ -115,6 +151,10 @@ def _check_use(app: Path, sites: int | None, data: Path | None, charter: bool) -
             "--sites says how many members to simulate; an app finds its data by itself",
             next=f"barnraise sim run {shlex.quote(str(app))} --sites {sites or 4}",
         )
+    if sites is not None and sites < 1:
+        raise BarnraiseError(
+            "X102", f"{sites} sites are no federation", next="give --sites N, N ≥ 1"
+        )
 
 
 def _path(data: Path | None) -> str:
@@ -153,4 +193,5 @@ def verbs() -> typer.Typer:
     group = typer.Typer(no_args_is_help=True, help="Simulate a federation in this process.")
     group.command("run", no_args_is_help=True)(run)
     group.command("replay", no_args_is_help=True)(replay)
+    group.command("status", no_args_is_help=True)(status)
     return group

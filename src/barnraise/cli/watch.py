@@ -15,14 +15,17 @@ from rich.text import Text
 
 import barnraise
 from barnraise.cli.rounds import Rounds
+from barnraise.cli.status import StatusFile
+from barnraise.coordinator import events
 from barnraise.protocols.errors import BarnraiseError
 
 
 @contextmanager
 def watched(
     directory: Path | None, verbose: bool, *, seals: bool = False, replays: bool = False
-) -> Iterator[Rounds]:
-    """Inside, the run that is given this watcher is shown on stderr. Ctrl-C becomes X103.
+) -> Iterator[events.Watcher]:
+    """Inside, the run that is given this watcher is shown on stderr, and in its directory's
+    `status.json`. Ctrl-C becomes X103.
 
     `verbose` shows Flower's own log lines, which leave no room for lines that are drawn anew.
     """
@@ -34,9 +37,19 @@ def watched(
             stack.enter_context(rounds)
             if not verbose:
                 stack.enter_context(engines_log_hidden())
-            yield rounds
+            yield rounds if directory is None or replays else both(rounds, StatusFile(directory))
     except KeyboardInterrupt as interruption:
         raise _interrupted(directory) from interruption
+
+
+def both(one: events.Watcher, other: events.Watcher) -> events.Watcher:
+    """A watcher that tells two."""
+
+    def tell(event: events.Event) -> None:
+        one(event)
+        other(event)
+
+    return tell
 
 
 class _AppsAlone(logging.Filter):

@@ -1,0 +1,84 @@
+"""`D/status.json`: what is going on in the run that `D` holds, for another process to show."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from barnraise.cli import words
+from barnraise.cli.picture import Picture
+from barnraise.coordinator import events
+from barnraise.protocols.errors import BarnraiseError
+
+EVERY = 0.5  # seconds between two writings of a mere detail
+_DETAILS = (events.Progress, events.MemberState)
+
+
+class StatusFile:
+    """A watcher that keeps `status.json`. It is a courtesy: a disk that refuses it ends no run."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory, self._clock = directory, clock
+        self._picture = Picture()
+        self._written = float("-inf")
+
+    def __call__(self, event: events.Event) -> None:
+        now = self._clock()
+        self._picture.see(event, now)
+        if isinstance(event, _DETAILS) and now - self._written < EVERY:
+            return
+        self._written = now
+        temp = self._directory / ".status.json.new"
+        try:
+            temp.write_text(json.dumps({"at": time.time(), **self._picture.as_dict(now)}))
+            temp.rename(self._directory / "status.json")
+        except OSError:
+            return
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """What the run in `directory` last said of itself, and whether a process is running it. Raises D103."""
+    try:
+        told: dict[str, Any] = json.loads((directory / "status.json").read_text())
+    except (OSError, ValueError):
+        raise BarnraiseError(
+            "D103",
+            f"{directory} holds no run that was watched",
+            "it has no status.json" if directory.is_dir() else "there is no such directory",
+            next="give the --dir of a run",
+        ) from None
+    told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
+    return {"ok": True, "running": _is_locked(directory / "lock"), **told}
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """What `read` returned, for a person: a line per member, and for whom the run waits."""
+    running = "running" if told["running"] else "not running"
+    total = f"/{told['rounds']}" if told["rounds"] else ""
+    head = f"{running} · round {told['round']}{total} · said {words.duration(told['age'])} ago"
+    batch = told["batch"]
+    if batch is not None:
+        answered = f"{len(batch['answered'])}/{len(batch['asked'])} answered"
+        head += f" · batch {batch['number']} ({batch['type']}), {answered}"
+    width = max(map(len, told["members"]), default=0)
+    who = [
+        f"  {name:{width}}  {one['state']} {one['detail']}".rstrip()
+        + f" ({words.duration(one['seconds'])})"
+        for name, one in told["members"].items()
+    ]
+    return [head, *who, *([told["waiting"]] if told["waiting"] else [])]
