@@ -104,7 +104,7 @@ def test_a_request_whose_own_signature_is_wrong_is_refused() -> None:
 def changes(data: bytes) -> Iterator[bytes]:
     """`data` with each of its bytes changed, in some ways."""
     for at in range(len(data)):
-        for change in (1, 3, 0x20, 0x80, 0xFF):
+        for change in (1, 0x20, 0x80, 0xFF):
             yield data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
 
 
