@@ -1,0 +1,184 @@
+"""The Session service: one stream for each node that is there. Orders and receipts are pushed on it.
+
+Each stream has two threads: gRPC's, which takes what the member's desk has for it and waits on the wire
+as long as the node does not read; and a reader, which notes what the node says of itself. Neither holds
+anything that another member or the Grid waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import grpc
+
+from barnraise.coordinator import refusals
+from barnraise.coordinator.desk import Desk, Dismissed, Message, Sent, Told
+from barnraise.coordinator.exchange import Office
+from barnraise.coordinator.presence import ABSENT, Presence, shown
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.federation_pb2_grpc import SessionServicer
+
+SKEW = 60.0  # seconds between a node's clock and ours that are worth a word
+
+
+@dataclass(frozen=True)
+class Running:
+    """The run that is conducted: what a node is told of it, and the digest of its app."""
+
+    federation: str
+    run: str
+    run_id: int
+    app: str
+
+
+class Attendance(SessionServicer):
+    """Owns its readers, under `_lock`; whatever else it touches has an owner of its own."""
+
+    def __init__(
+        self,
+        running: Running,
+        office: Office,
+        attended: Callable[[str], None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._running, self._office = running, office
+        self._attended, self._wall = attended, wall
+        self._lock = threading.Lock()
+        self._readers: set[threading.Thread] = set()
+
+    def Attend(
+        self, request_iterator: Iterator[pb.FromNode], context: grpc.ServicerContext
+    ) -> Iterator[pb.ToNode]:
+        name, desk = self._office.desk()
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("said") != "hello":
+            raise refusals.nonsense("a session begins with Hello")
+        other = self._another_run(first.hello)
+        serial = desk.begin(willing=not other)
+        over = partial(self._over, name, desk, serial)
+        try:
+            if not context.add_callback(over):
+                return
+            self._note(name, first.hello, other)
+            self._start_reader(name, desk, serial, request_iterator)
+            yield self._welcome(name)
+            yield from self._tell(desk, serial)
+        finally:
+            over()
+
+    def _another_run(self, hello: pb.Hello) -> str:
+        """What this site has approved instead of this run; empty if it is this one."""
+        if hello.run != self._running.run:
+            return f"it approved another run ({shown(hello.run) or 'none'})"
+        if hello.app != self._running.app:
+            return f"it approved another app ({shown(hello.app)[:19] or 'none'})"
+        return ""
+
+    def _note(self, name: str, hello: pb.Hello, other: str) -> None:
+        ahead = hello.clock - self._wall()
+        skew = f"its clock is {ahead:+.0f} s off" if abs(ahead) > SKEW else ""
+        self._office.presence.state(name, "refusing" if other else "idle", other or skew)
+        if not other:
+            self._attended(name)
+
+    def _welcome(self, name: str) -> pb.ToNode:
+        run = self._running
+        return pb.ToNode(
+            welcome=pb.Welcome(
+                federation=run.federation,
+                run=run.run,
+                run_id=str(run.run_id),
+                member=name,
+                clock=self._wall(),
+            )
+        )
+
+    def _tell(self, desk: Desk, serial: int) -> Iterator[pb.ToNode]:
+        while messages := desk.next(serial):
+            for message in messages:
+                yield self._wire(message)
+                if isinstance(message, Dismissed):
+                    _end(message)
+
+    def _wire(self, message: Message) -> pb.ToNode:
+        match message:
+            case Told():
+                return pb.ToNode(receipt=pb.Receipt(statement=message.statement))
+            case Dismissed():
+                return pb.ToNode(dismissal=pb.Dismissal(why=message.why, text=message.text))
+            case Sent():
+                return pb.ToNode(order=self._order(message))
+
+    def _order(self, sent: Sent) -> pb.Order:
+        order = sent.order
+        return pb.Order(
+            run=self._running.run,
+            id=order.id,
+            batch=order.batch,
+            round=order.round,
+            type=order.type,
+            group=order.group,
+            content=order.content,
+            ttl=order.ttl,
+            created=order.created,
+            size=sent.size,
+        )
+
+    def _over(self, name: str, desk: Desk, serial: int) -> None:
+        """The session has ended, however; a newer one of the same member is not touched."""
+        if desk.end(serial):
+            self._office.presence.state(name, ABSENT)
+
+    # --- what the node says --------------------------------------------------------------------------
+
+    def _start_reader(
+        self, name: str, desk: Desk, serial: int, said: Iterator[pb.FromNode]
+    ) -> None:
+        reader = threading.Thread(
+            target=self._read, args=(name, desk, serial, said), name=f"attend-{name}", daemon=True
+        )
+        with self._lock:
+            self._readers.add(reader)
+        reader.start()
+
+    def _read(self, name: str, desk: Desk, serial: int, said: Iterator[pb.FromNode]) -> None:
+        """Until the node ends its side, or the connection goes."""
+        try:
+            for message in said:
+                if desk.live != serial:
+                    break
+                _heard(self._office.presence, name, message)
+        except grpc.RpcError:
+            pass
+        finally:
+            self._over(name, desk, serial)
+            with self._lock:
+                self._readers.discard(threading.current_thread())
+
+    def join(self) -> None:
+        """Wait for the readers; their streams have ended."""
+        with self._lock:
+            readers = list(self._readers)
+        for reader in readers:
+            reader.join()
+
+
+def _heard(presence: Presence, name: str, message: pb.FromNode) -> None:
+    """Shown, and nothing else: no decision hangs on what a node says of itself."""
+    match message.WhichOneof("said"):
+        case "state":
+            presence.state(name, shown(message.state.state) or "idle")
+        case "progress":
+            said = message.progress
+            presence.progress(name, shown(said.what), said.done, said.total)
+
+
+def _end(last: Dismissed) -> None:
+    if last.why == "displaced":
+        raise refusals.displaced()
+    if last.why == "revoked":
+        raise refusals.revoked()

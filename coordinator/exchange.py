@@ -1,0 +1,199 @@
+"""Content in and out, in pieces of at most 1 MiB, from any offset: the Exchange service (DESIGN §7).
+
+Each call is served by a thread of its own, which reads or writes the files; what is whole is handed to
+the Grid's thread, which alone puts it into the blob store. A member fetches what its open orders name
+and delivers to its own orders; at most one piece of each call is in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from barnraise.coordinator import refusals
+from barnraise.coordinator.access import caller
+from barnraise.coordinator.desk import Desk, Part, Standing
+from barnraise.coordinator.fleet import Delivery
+from barnraise.coordinator.incoming import Arrival, Offer
+from barnraise.coordinator.presence import Presence, percent
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
+from barnraise.protocols.transfers import CHUNK
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them."""
+
+    delivery: Delivery
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Office:
+    """What the services have of the fleet; everything here may be used from any thread.
+
+    `file_of` says where a durable blob lies. `judged` looks for a verdict on record and has its receipt
+    told; `hand_in` gives the Grid's thread a reply; `live` says whether the Grid has replayed its journal.
+    """
+
+    desks: Mapping[str, Desk]
+    presence: Presence
+    now: Callable[[], float]
+    folder: Path
+    file_of: Callable[[str], Path]
+    judged: Callable[[str, str], bool]
+    hand_in: Callable[[Handed], None]
+    live: Callable[[], bool]
+    durable: bool
+
+    def desk(self) -> tuple[str, Desk]:
+        """The caller's name and desk; `Refused` (N202) if it is not admitted to the run."""
+        name = caller().name
+        if (desk := self.desks.get(name)) is None:
+            raise refusals.not_admitted(name)
+        return name, desk
+
+
+class Exchange(ExchangeServicer):
+    """Has no state of its own but `unknown`: how many offers were for no order of their member's."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._lock = threading.Lock()
+        self._unknown = 0
+
+    @property
+    def unknown(self) -> int:
+        with self._lock:
+            return self._unknown
+
+    # --- out ---------------------------------------------------------------------------------------
+
+    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
+        """The bytes from `offset` on. N209 unless an open order of the caller names them."""
+        name, desk = self._office.desk()
+        part = desk.part(request.digest)
+        if part is None:
+            raise refusals.not_yours()
+        if request.offset > part.size:
+            raise refusals.beyond_the_end(request.offset, part.size)
+        at = request.offset
+        for data in self._read(part, at):
+            at += len(data)
+            yield pb.Chunk(data=data)
+            self._office.presence.detail(name, "fetching", percent(at, part.size))
+
+    def _read(self, part: Part, at: int) -> Iterator[bytes]:
+        if part.data is not None:
+            for start in range(at, part.size, CHUNK):
+                yield part.data[start : start + CHUNK]
+            return
+        try:
+            file = self._office.file_of(part.digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise refusals.not_now("the content is not there") from None
+        with file:
+            while data := os.pread(file.fileno(), CHUNK, at):
+                at += len(data)
+                yield data
+
+    # --- in ----------------------------------------------------------------------------------------
+
+    def Deliver(
+        self, request_iterator: Iterator[pb.FromMember], context: grpc.ServicerContext
+    ) -> Iterator[pb.ToMember]:
+        """Offer, Wanted, pieces, Taken. Of a reply that is not needed any more nothing is wanted."""
+        name, desk = self._office.desk()
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("said") != "offer":
+            raise refusals.nonsense("a delivery begins with its offer")
+        offer = Offer.of(first.offer)
+        standing = self._standing(name, desk, offer.order)
+        if standing == "open" and (sent := desk.sent(offer.order)) is not None:
+            yield from self._take_in(name, desk, offer, sent.cap, request_iterator)
+            return
+        if desk.standing(offer.order) == "withdrawn":
+            self._hand_in(name, desk, offer, offer.claimed(0), {})
+        desk.repeat(offer.order)
+        yield pb.ToMember(wanted=pb.Wanted())
+        yield pb.ToMember(taken=pb.Taken())
+
+    def _standing(self, name: str, desk: Desk, order: str) -> Standing:
+        """What became of this order; N204 if the member has no such order, N211 if that is not known."""
+        standing = desk.standing(order)
+        if standing != "unknown":
+            return standing
+        live = self._office.live()
+        if self._office.judged(name, order):
+            return "taken"
+        if not live:
+            raise refusals.not_now("the run is being replayed")
+        with self._lock:
+            self._unknown += 1
+        raise refusals.unknown_order()
+
+    def _take_in(
+        self, name: str, desk: Desk, offer: Offer, cap: int, pieces: Iterator[pb.FromMember]
+    ) -> Iterator[pb.ToMember]:
+        if offer.size > cap:
+            self._hand_in(name, desk, offer, offer.claimed(cap), {})
+            raise refusals.too_large(offer.size, cap)
+        with closing(self._arrival(name, desk, offer)) as arrival:
+            wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
+            yield pb.ToMember(wanted=pb.Wanted(parts=wants))
+            while not arrival.complete:
+                piece = self._piece(pieces)
+                with disk_refusals():
+                    arrival.piece(piece.digest, piece.offset, piece.data)
+                self._office.presence.detail(
+                    name, "delivering", percent(arrival.done, arrival.total)
+                )
+        self._hand_in(name, desk, offer, offer.size, arrival.files)
+        yield pb.ToMember(taken=pb.Taken())
+
+    def _arrival(self, name: str, desk: Desk, offer: Offer) -> Arrival:
+        def spared(digest: str) -> bool:
+            """The member had it from us, with the order, and it is still here."""
+            return desk.part(digest) is not None and self._office.file_of(digest).is_file()
+
+        with disk_refusals():
+            return Arrival(
+                self._office.folder / name,
+                offer.parts,
+                spared=spared,
+                clear=not desk.expects_verdict(),
+                durable=self._office.durable,
+            )
+
+    @staticmethod
+    def _piece(pieces: Iterator[pb.FromMember]) -> pb.Piece:
+        said = next(pieces, None)
+        if said is None or said.WhichOneof("said") != "piece":
+            raise refusals.nonsense("the delivery ended before its last piece")
+        return said.piece
+
+    def _hand_in(
+        self, name: str, desk: Desk, offer: Offer, size: int, files: Mapping[str, Path]
+    ) -> None:
+        if desk.take(offer.order):
+            at = self._office.now()
+            delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
+            self._office.hand_in(Handed(delivery, files))
+
+
+@contextmanager
+def disk_refusals() -> Iterator[None]:
+    """N211 for what the disk says: the member keeps its reply and tries again."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise refusals.not_now("the disk is full" if full else "the disk failed") from error

@@ -1,0 +1,354 @@
+"""SessionFleet: every member a node of its own, over gRPC with mutual TLS. Orders are pushed.
+
+Who owns what:
+- The Grid's thread owns the blob store, the plans of contents and the receipts being made; it calls
+  `dispatch`, `arrivals`, `acknowledge`, `withdraw` and `wait_for`, and the watcher is called in it alone.
+- gRPC's threads, one for each call, read and write files, and talk to members. They touch a member's
+  `Desk`, the `Presence` and `_handed`, each under its own lock, and hold no lock while they do I/O.
+- `revoke` and `close` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from barnraise.coordinator import events
+from barnraise.coordinator.access import Calls, Guard
+from barnraise.coordinator.attendance import Attendance, Running
+from barnraise.coordinator.authority import Authority
+from barnraise.coordinator.desk import Desk, Part, Sent, Told
+from barnraise.coordinator.evidence import StoredEvidence
+from barnraise.coordinator.exchange import Exchange, Handed, Office
+from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.incoming import SMALL
+from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
+from barnraise.coordinator.presence import Presence
+from barnraise.protocols import canonical, statements
+from barnraise.protocols.blobs import BlobStore
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.federation_pb2_grpc import (
+    add_ExchangeServicer_to_server,
+    add_SessionServicer_to_server,
+)
+from barnraise.protocols.identity import Member
+from barnraise.protocols.transfers import SERVER_OPTIONS
+
+__all__ = ["Running", "SessionFleet", "Settings"]
+
+NAMED = 8  # members that a wait names
+PLANS = 64  # contents whose parts are remembered
+LONGEST = 3600.0  # seconds of one wait, which then goes on
+NAMED = 8  # more members than these are counted
+STARTS = "it starts once all have attended; nothing limits the wait"
+FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
+
+VerdictOf = Callable[[str, str], Receipt | None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
+
+    `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
+    not read its last messages for `patience` seconds is cut when there are more.
+    """
+
+    folder: Path
+    address: str = "127.0.0.1:0"
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+    size_cap: int | None = None
+    patience: float = 30.0
+    durable: bool = True
+
+
+class SessionFleet:
+    """A `Fleet` behind a port. `verdict_of(order, member)` finds a verdict on record, from any thread."""
+
+    signed = True
+
+    def __init__(
+        self,
+        authority: Authority,
+        running: Running,
+        members: Sequence[Member],
+        blobs: BlobStore,
+        verdict_of: VerdictOf,
+        settings: Settings,
+        watcher: events.Watcher = events.nobody,
+    ) -> None:
+        self._authority, self._running, self._settings = authority, running, settings
+        self._blobs, self._evidence = blobs, StoredEvidence(blobs)
+        self._verdict_of, self._watch = verdict_of, watcher
+        self._members = {m.name: m for m in sorted(members)}
+        self._plans: dict[str, tuple[Part, ...]] = {}
+        self._judging: dict[
+            str, str
+        ] = {}  # order -> member, handed to the Grid and not acknowledged
+        self._bell = threading.Condition()  # the five below are under it
+        self._handed: list[Handed] = []
+        self._attended: set[str] = set()
+        self._revoked = {m.name for m in members if authority.revoked(m)}
+        self._stirred = False  # something changed that the Grid should look at
+        self._live = False  # the Grid has replayed its journal
+        self._desks = {name: Desk(self.now) for name in self._members}
+        self._presence = Presence(self._members, self.now, self._ring)
+        self._calls = Calls()
+        office = Office(
+            self._desks,
+            self._presence,
+            self.now,
+            settings.folder,
+            blobs.kept,
+            self._judged_before,
+            self._hand_in,
+            self._is_live,
+            settings.durable,
+        )
+        self._attendance = Attendance(running, office, self._has_attended)
+        self._exchange = Exchange(office)
+        self._server: grpc.Server | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    # --- the port --------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Listen; returns the port. N118 if it cannot be had."""
+        threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
+        server = grpc.server(
+            threads,
+            interceptors=[Guard(self._authority.member, self._calls)],
+            options=SERVER_OPTIONS,
+        )
+        add_SessionServicer_to_server(self._attendance, server)
+        add_ExchangeServicer_to_server(self._exchange, server)
+        settings = self._settings
+        credentials = self._authority.server_credentials(settings.hosts, require_client=True)
+        try:
+            port = server.add_secure_port(settings.address, credentials)
+        except RuntimeError:
+            threads.shutdown()
+            raise BarnraiseError(
+                "N118",
+                f"cannot listen on {settings.address}",
+                "the port is in use, or the address is not this machine's",
+                next="end what holds the port, or give another address",
+            ) from None
+        server.start()
+        self._server, self._threads = server, threads
+        return port
+
+    def close(self, why: str = "finished", text: str = "the run has ended") -> None:
+        """Dismiss every session, end every call and every thread. A second time does nothing."""
+        server, self._server = self._server, None
+        if server is None or self._threads is None:
+            return
+        for desk in self._desks.values():
+            desk.dismiss(why, text)
+        server.stop(FAREWELL).wait()
+        self._threads.shutdown(wait=True)
+        self._attendance.join()
+
+    # --- what the Grid asks ----------------------------------------------------------------------
+
+    def roster(self) -> Sequence[Member]:
+        """The admitted members that are not revoked, in canonical order, connected or not."""
+        with self._bell:
+            return [m for name, m in self._members.items() if name not in self._revoked]
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def dispatch(self, orders: Sequence[Order]) -> None:
+        """Put the orders on their members' desks; a member that does not read is cut, and may return."""
+        mine: dict[str, list[Sent]] = {}
+        for order in orders:
+            mine.setdefault(order.member.name, []).append(self._sent(order))
+        with self._bell:
+            self._live = True
+        for name, sent in mine.items():
+            self._desks[name].dispatch(sent)
+            self._cut_if_stuck(name)
+            if self._authority.revoked(self._members[name]):
+                self._expel(name, 0.0)
+
+    def _sent(self, order: Order) -> Sent:
+        parts = self._plan(order.content)
+        size = sum(part.size for part in parts)
+        return Sent(order, parts, self._settings.size_cap or SIZE_FACTOR * size + SIZE_FLOOR)
+
+    def _plan(self, content: str) -> tuple[Part, ...]:
+        """The content's envelope and blobs; what is not a file comes with its bytes."""
+        if (parts := self._plans.get(content)) is None:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            blobs = self._evidence.envelope(content).blobs()
+            data = None if self._blobs.kept(content).is_file() else self._blobs.read(content)
+            size = self._blobs.size(content)
+            envelope = Part(content, size, data)
+            parts = (envelope, *(Part(b, self._blobs.size(b)) for b in blobs if b != content))
+            self._plans[content] = parts
+        return parts
+
+    def withdraw(self, orders: Mapping[str, str]) -> None:
+        """These orders' batches are closed; see `Fleet.withdraw`."""
+        with self._bell:
+            self._live = True
+        for order, member in orders.items():
+            if (desk := self._desks.get(member)) is not None:
+                desk.withdraw([order])
+
+    def arrivals(self, until: float | None) -> Sequence[Delivery]:
+        """The next deliveries, their bytes in the store; empty once `until` has passed, or when the
+        roster has changed."""
+        self._wait(until, lambda: bool(self._handed))
+        with self._bell:
+            handed, self._handed = self._handed, []
+        return [self._taken(one) for one in handed]
+
+    def _taken(self, handed: Handed) -> Delivery:
+        delivery = handed.delivery
+        self._judging[delivery.order] = delivery.member
+        for digest, path in handed.files.items():
+            if digest != delivery.content or delivery.size > SMALL or not path.exists():
+                self._blobs.adopt(path, digest)
+            else:
+                self._blobs.put_envelope(path.read_bytes())
+                path.unlink()
+        return delivery
+
+    def acknowledge(self, receipts: Sequence[Receipt]) -> None:
+        """Sign the receipts; each member hears its own, now or when it attends."""
+        for receipt in receipts:
+            name = self._judging.pop(receipt.order)
+            self._desks[name].receipt(self._signed(receipt))
+            self._cut_if_stuck(name)
+
+    def _signed(self, receipt: Receipt) -> Told:
+        payload = {
+            "order": receipt.order,
+            "verdict": receipt.verdict,
+            "reason": receipt.reason,
+            "entry": receipt.entry,
+        }
+        keyid = f"{self._running.federation}/log"
+        statement = statements.sign(self._authority.log_key, keyid, "receipt", payload)
+        return Told(receipt.order, canonical.canonical(statement))
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def wait_for(self, names: Iterable[str], until: float | None = None) -> list[str]:
+        """Wait until these members have attended (revoked ones apart); the watcher hears for whom.
+
+        Returns those that have not when `until`, on this fleet's clock, has passed.
+        """
+        wanted, since = sorted(names), self.now()
+        told: list[str] = []
+        while missing := self._missing(wanted):
+            if missing != told:
+                told = missing
+                self._watch(_waits(missing, self.now() - since, until and until - self.now()))
+            if until is not None and self.now() >= until:
+                return missing
+            self._wait(until, partial(self._changed_from, told, wanted))
+        self._tell()
+        return []
+
+    def _missing(self, wanted: Sequence[str]) -> list[str]:
+        with self._bell:
+            return [n for n in wanted if n not in self._attended and n not in self._revoked]
+
+    def _changed_from(self, told: Sequence[str], wanted: Sequence[str]) -> bool:
+        return self._missing(wanted) != told
+
+    def _wait(self, until: float | None, ready: Callable[[], bool]) -> None:
+        """Until this is so (asked under `_bell`), the roster changes, or `until` passes."""
+        while True:
+            self._tell()
+            with self._bell:
+                now = self.now()
+                if ready() or self._stirred or (until is not None and now >= until):
+                    self._stirred = False
+                    return
+                limits = [t for t in (until, self._presence.next_due()) if t is not None]
+                self._bell.wait(min(max(min(limits) - now, 0.0), LONGEST) if limits else None)
+
+    def _tell(self) -> None:
+        for state in self._presence.due():
+            self._watch(state)
+
+    # --- called from the threads of calls ----------------------------------------------------------
+
+    def _ring(self) -> None:
+        with self._bell:
+            self._bell.notify_all()
+
+    def _has_attended(self, name: str) -> None:
+        with self._bell:
+            self._attended.add(name)
+            self._bell.notify_all()
+
+    def _hand_in(self, handed: Handed) -> None:
+        with self._bell:
+            self._handed.append(handed)
+            self._bell.notify_all()
+
+    def _is_live(self) -> bool:
+        with self._bell:
+            return self._live
+
+    def _judged_before(self, name: str, order: str) -> bool:
+        """Whether the journal has a verdict on this order of this member; it hears its receipt then."""
+        receipt = self._verdict_of(order, name)
+        if receipt is None:
+            return False
+        self._desks[name].receipt(self._signed(receipt))
+        return True
+
+    # --- who may be there ----------------------------------------------------------------------------
+
+    def revoke(self, name: str) -> None:
+        """Never admit this member again, and end what it is doing now. Raises N109.
+
+        Its orders are not waited for any more: it is off the roster. What another process revoked is
+        noticed at the member's next call, and at the next order to it.
+        """
+        self._authority.revoke(name)
+        if name in self._desks:
+            self._expel(name, FAREWELL)
+        else:
+            self._calls.cut(name)
+
+    def _expel(self, name: str, farewell: float) -> None:
+        desk = self._desks[name]
+        with self._bell:
+            self._revoked.add(name)
+            self._stirred = True
+            self._bell.notify_all()
+        self._calls.cut(name, spare="Attend")
+        desk.dismiss("revoked", "the federation's operator has revoked this member")
+        desk.wait_until_gone(farewell)
+        self._calls.cut(name)
+        self._presence.state(name, "revoked")
+
+    def _cut_if_stuck(self, name: str) -> None:
+        if self._desks[name].stuck(self._settings.patience):
+            self._calls.cut(name)
+
+    @property
+    def unknown(self) -> int:
+        """How many deliveries were offered for no order of their member's in this run."""
+        return self._exchange.unknown
+
+
+def _waits(missing: Sequence[str], waited: float, left: float | None) -> events.Waiting:
+    then = "(it starts once all have attended)" if left is not None else STARTS
+    names = tuple(missing[:NAMED])
+    return events.Waiting("the run", names, len(missing) - len(names), waited, left, then)

@@ -1,0 +1,33 @@
+"""What both ends of a connection agree on beyond the messages: how large, and how a dead peer is noticed.
+
+Names no library: the options are gRPC's channel arguments, by name.
+"""
+
+from __future__ import annotations
+
+CHUNK = 1 << 20  # bytes of content in one message, at most
+MAX_MESSAGE = 2 << 20
+MAX_PARTS = 1024  # an envelope and its blobs; an offer that names more is none
+MAX_PATIENCE = 20  # seconds after which a peer that answers nothing counts as dead
+
+_KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 1000 * MAX_PATIENCE // 2),
+    ("grpc.keepalive_timeout_ms", 1000 * MAX_PATIENCE // 2),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_SIZES = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+]
+
+CHANNEL_OPTIONS: list[tuple[str, int]] = [*_KEEPALIVE, *_SIZES]
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    *_KEEPALIVE,
+    *_SIZES,
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.so_reuseport", 0),
+]
