@@ -176,6 +176,11 @@ class Authority:
             return None
         return Member(record.name, record.identity_key)
 
+    def revoked(self, member: Member) -> bool:
+        """Whether this member's keys were enrolled once and are revoked."""
+        record = self._registry.record(pki.fingerprint(member.public_key))
+        return record is not None and record.revoked
+
     def members(self) -> list[Member]:
         """The members that are not revoked, in canonical order."""
         return self._registry.members()

@@ -79,8 +79,19 @@ class Fleet(Protocol):
         """Send the orders. The same order again is the same order: nothing is done twice."""
         ...
 
+    def withdraw(self, orders: Mapping[str, str]) -> None:
+        """The batches of these orders (order -> member) closed without a reply to them.
+
+        They need not be told again; a reply may still come, and is late then. The Grid says so once when
+        it goes live, of what earlier processes closed, and from then on at each close.
+        """
+        ...
+
     def arrivals(self, until: float | None) -> Sequence[Delivery]:
-        """The next deliveries; waits for one until `until` (None: without end); empty when it passed."""
+        """The next deliveries; waits for one until `until` (None: without end).
+
+        Empty when that has passed, or when the roster has changed.
+        """
         ...
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> None: ...

@@ -12,7 +12,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from barnraise.protocols import merkle
@@ -130,9 +130,20 @@ class Journal:
             return data, self._decode(index, data)
         return None
 
-    def _read(self, where: str, argument: int | str) -> Iterator[tuple[int, bytes]]:
+    def look_up(self, key: str) -> tuple[bytes, Entry] | None:
+        """As `find`, but from any thread: by a connection of its own, which sees what is durable."""
         with sqlite_errors(self.path):
-            for index, data, leaf in self._db.execute(_READ + where, (argument,)):
+            db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+        with closing(db):
+            for index, data in self._read("WHERE key = ?", key, db):
+                return data, self._decode(index, data)
+        return None
+
+    def _read(
+        self, where: str, argument: int | str, db: sqlite3.Connection | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        with sqlite_errors(self.path):
+            for index, data, leaf in (db or self._db).execute(_READ + where, (argument,)):
                 if merkle.leaf_hash(data) != leaf:
                     raise self._damaged(f"entry {index} is not what was appended")
                 yield index, data

@@ -85,10 +85,14 @@ class Live:
 
     def recall_missed(self, missed: Iterable[tuple[str, int, str]], late: Iterable[str]) -> None:
         """What earlier processes closed without a reply, as (order, batch, member); and what came late."""
+        unanswered = {}
         for order, batch, member in missed:
             self._intake.missed(order, batch, member)
+            unanswered[order] = member
         for order in late:
             self._intake.already(order)
+            unanswered.pop(order, None)
+        self._fleet.withdraw(unanswered)
 
     def _expect(self, batch: Batch, weight: str | None) -> None:
         """Tell the intake what each reply must be; what is already judged stays judged."""
@@ -141,7 +145,7 @@ class Live:
         policy, told = self._terms.policy, ""
         while True:
             now = self._fleet.now()
-            decision = rounds.decide(policy, batch.standing(), now)
+            decision = self._decide(batch, now)
             if decision.close:
                 break
             if decision.reason != told:
@@ -155,9 +159,15 @@ class Live:
         while arrived := self._fleet.arrivals(self._fleet.now()):
             self._receive(arrived)
         for batch in list(self._open.values()):
-            decision = rounds.decide(self._terms.policy, batch.standing(), self._fleet.now())
+            decision = self._decide(batch, self._fleet.now())
             if batch.closed is None and decision.close and batch.pending():
                 self.close(batch, decision.reason)
+
+    def _decide(self, batch: Batch, now: float) -> rounds.Decision:
+        """What the policy says; who is off the roster is not waited for."""
+        roster = set(self.roster())
+        batch.gone = frozenset(o.member.name for o in batch.orders.values()) - roster
+        return rounds.decide(self._terms.policy, batch.standing(), now)
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         """One verdict for each delivery: blobs durable, then entries, then receipts."""
@@ -215,6 +225,8 @@ class Live:
         self._log.write(("batch.closed", body))
         batches.close(batch, body)
         self._intake.close(batch.number)
+        if pending := batch.pending():
+            self._fleet.withdraw({o.id: o.member.name for o in pending})
 
     def _set_aside(self, batch: Batch) -> dict[str, str]:
         """Replies that would end a Flower strategy. What was pushed may be with the app already."""

@@ -105,6 +105,9 @@ class LocalFleet:
     def dispatch(self, orders: Sequence[Order]) -> None:
         self._queue.extend((order, self._clock) for order in orders)
 
+    def withdraw(self, orders: Mapping[str, str]) -> None:
+        """Nothing to take back: a handler that was asked runs, and is late."""
+
     def arrivals(self, until: float | None) -> Sequence[Delivery]:
         """Runs waiting handlers; when none is left, the clock jumps to the next thing that happens.
 

@@ -21,7 +21,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Standing:
-    """A batch as it stands: how many orders, how many accepted, how many refused, and when."""
+    """A batch as it stands: how many orders, how many accepted, how many refused, and when.
+
+    `gone` counts the orders without an answer whose member is off the roster: nobody waits for them.
+    """
 
     category: str
     sent: int
@@ -30,6 +33,7 @@ class Standing:
     sent_at: float
     quorum_at: float | None
     limit: float | None
+    gone: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ def is_void(policy: Policy, category: str, accepted: int) -> bool:
 
 def decide(policy: Policy, standing: Standing, now: float) -> Decision:
     """Close when all have answered, or at quorum + grace, or at the deadline, whichever is first."""
-    missing = standing.sent - standing.accepted - standing.refused
+    missing = standing.sent - standing.accepted - standing.refused - standing.gone
     if missing == 0:
-        return Decision(True, "all answered")
+        return Decision(True, "all still admitted answered" if standing.gone else "all answered")
     limits: list[tuple[float, str]] = []
     if standing.limit is not None:
         limits.append((standing.sent_at + standing.limit, "timeout"))

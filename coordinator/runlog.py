@@ -88,15 +88,23 @@ class RunLog:
 
     def receipt_again(self, delivery: Delivery) -> Receipt | None:
         """The receipt for the verdict that this order of this member already has on record."""
-        found = self.journal.find(delivery.order)
+        return self._receipt(delivery.order, delivery.member, self.journal.find(delivery.order))
+
+    def verdict_of(self, order: str, member: str) -> Receipt | None:
+        """The same, from any thread."""
+        return self._receipt(order, member, self.journal.look_up(order))
+
+    def _receipt(
+        self, order: str, member: str, found: tuple[bytes, Entry] | None
+    ) -> Receipt | None:
         if found is None:
             return None
         data, entry = found
         body = entry.body
-        if (body.get("run"), body.get("member")) != (self.run, delivery.member):
+        if (body.get("run"), body.get("member")) != (self.run, member):
             return None
         kind = entry.type.removeprefix("reply.")
-        return Receipt(delivery.order, kind, body.get("reason", ""), digest(data))
+        return Receipt(order, kind, body.get("reason", ""), digest(data))
 
     def whole(self, entry: Entry) -> Entry:
         """The entry with its body, read back from a blob if it was too large."""

@@ -7,6 +7,7 @@ named, not written again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,6 +50,19 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
+    def adopt(self, path: Path, digest: str) -> None:
+        """Take in a file of the same file system whose bytes have this digest, as its writer made sure.
+
+        It is renamed, or removed if the blob is here. A file that is gone was taken in before.
+        """
+        if self.has(digest):
+            path.unlink(missing_ok=True)
+            return
+        temp = self._incoming / digest[7:]
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(temp)
+            self._pending[digest] = temp
+
     def put_envelope(self, data: bytes) -> str:
         """The same for an envelope, which is small."""
         return self.put([data])
@@ -81,6 +95,10 @@ class BlobStore:
     def path(self, digest: str) -> Path:
         """The file that holds this blob, whether it is there or not."""
         return self._pending.get(digest) or self._final(digest)
+
+    def kept(self, digest: str) -> Path:
+        """Where this blob lies once it is durable. May be asked from any thread."""
+        return self._final(digest)
 
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()

@@ -68,6 +68,7 @@ class ScriptedFleet:
         self.dispatched: list[list[Order]] = []
         self.script: deque[Callable[[], Sequence[Delivery]]] = deque()
         self.receipts: list[Receipt] = []
+        self.withdrawn: list[dict[str, str]] = []
         self.on_dispatch: Callable[[Sequence[Order]], None] = lambda orders: None
 
     def roster(self) -> Sequence[Member]:
@@ -92,6 +93,9 @@ class ScriptedFleet:
     def acknowledge(self, receipts: Sequence[Receipt]) -> None:
         self.trace += [("receipt", r.verdict) for r in receipts]
         self.receipts += receipts
+
+    def withdraw(self, orders: Mapping[str, str]) -> None:
+        self.withdrawn.append(dict(orders))
 
     def close(self) -> None:
         """Nothing."""
