@@ -53,7 +53,8 @@ def _train(directory: Path, rounds: int, verbose: bool) -> dict[str, Any]:
 
     progress = _AloneProgress(len(PACKAGES), rounds)
     with beside(directory, progress.told) as alone:
-        with watched(directory, verbose, seals=True) as watcher:
+        status = directory / "together"
+        with watched(directory, verbose, seals=True, status=status) as watcher:
             federation.together(directory, watcher)
         with progress.shown():
             alone.wait()

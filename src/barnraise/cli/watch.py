@@ -22,10 +22,15 @@ from barnraise.protocols.errors import BarnraiseError
 
 @contextmanager
 def watched(
-    directory: Path | None, verbose: bool, *, seals: bool = False, replays: bool = False
+    directory: Path | None,
+    verbose: bool,
+    *,
+    seals: bool = False,
+    replays: bool = False,
+    status: Path | None = None,
 ) -> Iterator[events.Watcher]:
-    """Inside, the run that is given this watcher is shown on stderr, and in its directory's
-    `status.json`. Ctrl-C becomes X103.
+    """Inside, the run that is given this watcher is shown on stderr, and in `status.json` of `status`
+    (by default `directory`). Ctrl-C becomes X103.
 
     `verbose` shows Flower's own log lines, which leave no room for lines that are drawn anew.
     """
@@ -37,7 +42,8 @@ def watched(
             stack.enter_context(rounds)
             if not verbose:
                 stack.enter_context(engines_log_hidden())
-            yield rounds if directory is None or replays else both(rounds, StatusFile(directory))
+            place = status or directory
+            yield rounds if place is None or replays else both(rounds, StatusFile(place))
     except KeyboardInterrupt as interruption:
         raise _interrupted(directory) from interruption
 

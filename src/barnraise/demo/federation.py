@@ -76,12 +76,13 @@ def finished(home: Path) -> dict[str, Any] | None:
 
 
 def together(home: Path, watcher: events.Watcher) -> None:
-    """Train together, from where the directory stands."""
+    """Train together, each member a node of its own, from where the directory stands."""
     from barnraise.builtin import charter_plan
     from barnraise.coordinator.simulate import execute
+    from barnraise.processes import Processes
 
     plan = charter_plan(home / "charter.toml", home / "data", {})
-    execute(plan, home / "together", watcher=watcher)
+    execute(plan, home / "together", watcher=watcher, fleets=Processes())
 
 
 def conclude(home: Path) -> dict[str, Any]:
