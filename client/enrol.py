@@ -24,6 +24,8 @@ from barnraise.protocols.invite import Invite, split_address
 
 PATIENCE = 20.0
 """Seconds until a coordinator that does not answer counts as unreachable."""
+_BRIEFLY = 2.0
+"""Seconds of the second look at one that did not answer."""
 
 _Ask = Callable[[federation_pb2_grpc.EnrolmentStub], federation_pb2.EnrolReply]
 
@@ -197,7 +199,7 @@ def _diagnosed(address: str, roots: bytes, details: str) -> BarnraiseError:
     context = ssl.create_default_context(cadata=roots.decode())
     try:
         with (
-            socket.create_connection((host, port), timeout=5.0) as connection,
+            socket.create_connection((host, port), timeout=_BRIEFLY) as connection,
             context.wrap_socket(connection, server_hostname=host),
         ):
             return _unreachable(address, details)

@@ -89,7 +89,7 @@ class Registry:
             self._db.execute("PRAGMA busy_timeout=10000")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
 
     def invite(self, member: str, token: str, expires: float) -> None:
         """Record an invite; one of the same name that nobody used is void from now on."""

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from barnraise.protocols.errors import BarnraiseError
@@ -20,14 +20,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def keep(path: Path, data: bytes) -> bytes:
     """Write a file (0600) unless there is one; returns what it then holds."""
-    temp = _written(path, data)
-    try:
-        path.hardlink_to(temp)
-    except FileExistsError:
-        pass
-    finally:
-        temp.unlink()
-    _sync_folder(path.parent)
+    if not path.exists():
+        temp = _written(path, data)
+        try:
+            with suppress(FileExistsError):
+                path.hardlink_to(temp)
+        finally:
+            temp.unlink()
+        _sync_folder(path.parent)
     return path.read_bytes()
 
 
