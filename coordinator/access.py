@@ -11,6 +11,7 @@ In this sequence a member that is revoked at any moment has no call left: either
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -81,19 +82,26 @@ class Calls:
 
     def cut(self, member: str, *, spare: str = "") -> None:
         """Cancel this member's calls, but for one method's."""
+        for call in self._of(member, spare):
+            call.context.cancel()
+
+    def wait_until_gone(self, member: str, seconds: float) -> None:
+        """Wait, at most so long, until the calls that this member has now are over."""
+        end = time.monotonic() + seconds
+        for call in self._of(member):
+            call.gone.wait(max(0.0, end - time.monotonic()))
+
+    def _of(self, member: str, spare: str = "") -> list[_Call]:
         with self._lock:
-            found = [
+            return [
                 call
                 for (name, method), calls in self._calls.items()
                 if name == member and method != spare
                 for call in calls
             ]
-        for call in found:
-            call.context.cancel()
 
     def count(self, member: str) -> int:
-        with self._lock:
-            return sum(len(calls) for (name, _), calls in self._calls.items() if name == member)
+        return len(self._of(member))
 
 
 class Guard(grpc.ServerInterceptor):

@@ -236,11 +236,6 @@ class Desk:
                 self._last[self._session] = Dismissed(why, text)
                 self._changed.notify_all()
 
-    def wait_until_gone(self, seconds: float) -> bool:
-        """Whether there is no live session any more; waits at most so long for it."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._session, seconds)
-
     @property
     def live(self) -> int:
         """The serial of the live session; 0 if there is none."""

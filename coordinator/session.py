@@ -84,9 +84,9 @@ class SessionFleet:
         settings: Settings,
         watcher: events.Watcher = events.nobody,
     ) -> None:
-        self._authority, self._running, self._settings = authority, running, settings
+        self._authority, self.running, self.settings = authority, running, settings
         self._blobs, self._evidence = blobs, StoredEvidence(blobs)
-        self._verdict_of, self._watch = verdict_of, watcher
+        self._verdict_of, self.watch = verdict_of, watcher
         self._members = {m.name: m for m in sorted(members)}
         self._plans: dict[str, tuple[Part, ...]] = {}
         self._judging: dict[
@@ -100,8 +100,8 @@ class SessionFleet:
         self._live = False  # the Grid has replayed its journal
         self._desks = {name: Desk(self.now) for name in self._members}
         self._presence = Presence(self._members, self.now, self._ring)
-        self._calls = Calls()
-        office = Office(
+        self.calls = Calls()
+        self.office = Office(
             self._desks,
             self._presence,
             self.now,
@@ -112,8 +112,8 @@ class SessionFleet:
             self._is_live,
             settings.durable,
         )
-        self._attendance = Attendance(running, office, self._has_attended)
-        self._exchange = Exchange(office)
+        self._attendance = Attendance(running, self.office, self._has_attended)
+        self._exchange = Exchange(self.office)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -124,12 +124,12 @@ class SessionFleet:
         threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
         server = grpc.server(
             threads,
-            interceptors=[Guard(self._authority.member, self._calls)],
+            interceptors=[Guard(self._authority.member, self.calls)],
             options=SERVER_OPTIONS,
         )
         add_SessionServicer_to_server(self._attendance, server)
         add_ExchangeServicer_to_server(self._exchange, server)
-        settings = self._settings
+        settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:
             port = server.add_secure_port(settings.address, credentials)
@@ -182,7 +182,7 @@ class SessionFleet:
     def _sent(self, order: Order) -> Sent:
         parts = self._plan(order.content)
         size = sum(part.size for part in parts)
-        return Sent(order, parts, self._settings.size_cap or SIZE_FACTOR * size + SIZE_FLOOR)
+        return Sent(order, parts, self.settings.size_cap or SIZE_FACTOR * size + SIZE_FLOOR)
 
     def _plan(self, content: str) -> tuple[Part, ...]:
         """The content's envelope and blobs; what is not a file comes with its bytes."""
@@ -238,7 +238,7 @@ class SessionFleet:
             "reason": receipt.reason,
             "entry": receipt.entry,
         }
-        keyid = f"{self._running.federation}/log"
+        keyid = f"{self.running.federation}/log"
         statement = statements.sign(self._authority.log_key, keyid, "receipt", payload)
         return Told(receipt.order, canonical.canonical(statement))
 
@@ -254,7 +254,7 @@ class SessionFleet:
         while missing := self._missing(wanted):
             if missing != told:
                 told = missing
-                self._watch(_waits(missing, self.now() - since, until and until - self.now()))
+                self.watch(_waits(missing, self.now() - since, until and until - self.now()))
             if until is not None and self.now() >= until:
                 return missing
             self._wait(until, partial(self._changed_from, told, wanted))
@@ -282,7 +282,7 @@ class SessionFleet:
 
     def _tell(self) -> None:
         for state in self._presence.due():
-            self._watch(state)
+            self.watch(state)
 
     # --- called from the threads of calls ----------------------------------------------------------
 
@@ -324,7 +324,7 @@ class SessionFleet:
         if name in self._desks:
             self._expel(name, FAREWELL)
         else:
-            self._calls.cut(name)
+            self.calls.cut(name)
 
     def _expel(self, name: str, farewell: float) -> None:
         desk = self._desks[name]
@@ -332,15 +332,19 @@ class SessionFleet:
             self._revoked.add(name)
             self._stirred = True
             self._bell.notify_all()
-        self._calls.cut(name, spare="Attend")
+        self.calls.cut(name, spare="Attend")
         desk.dismiss("revoked", "the federation's operator has revoked this member")
-        desk.wait_until_gone(farewell)
-        self._calls.cut(name)
+        self.calls.wait_until_gone(name, farewell)
+        self.calls.cut(name)
         self._presence.state(name, "revoked")
 
     def _cut_if_stuck(self, name: str) -> None:
-        if self._desks[name].stuck(self._settings.patience):
-            self._calls.cut(name)
+        if self._desks[name].stuck(self.settings.patience):
+            self.calls.cut(name)
+
+    def presence(self, name: str) -> events.MemberState:
+        """What this member is doing, as far as it says."""
+        return self._presence.of(name)
 
     @property
     def unknown(self) -> int:
