@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator.authority import Authority
-from barnraise.coordinator.registry import Invited, Record, judge
+from barnraise.coordinator.registry import Invited, Record, Registry, judge
 from barnraise.protocols import notes, pki
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
@@ -96,6 +98,23 @@ def test_opened_again_it_is_the_same_authority(tmp_path: Path, authority: Author
         "neighbours/log",
         again.log_key.public_key().public_bytes_raw(),
     )
+
+
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_a_founding_that_was_killed_goes_on_with_the_keys_it_made(
+    tmp_path: Path, authority: Authority, made: int
+) -> None:
+    directory = tmp_path / "authority"
+    authority.close()
+    steps = ["log.key", "ca.key", "members.db", "ca.crt"]
+    for name in steps[made:]:
+        (directory / name).unlink()
+    kept = {name: (directory / name).read_bytes() for name in steps[: min(made, 2)]}
+    again = Authority.open(directory, "neighbours")
+    assert again.vkey == authority.vkey
+    assert {name: (directory / name).read_bytes() for name in kept} == kept
+    same_key = again.certificate.public_key() == authority.certificate.public_key()
+    assert same_key == (made > 1)
 
 
 def test_all_files_are_for_their_owner_alone(tmp_path: Path, authority: Authority) -> None:
@@ -282,6 +301,21 @@ def test_a_newer_invite_replaces_one_that_nobody_used(authority: Authority, base
     newer = authority.invite("basel", NOW + 60)
     assert code_of(lambda: basel.enrol(authority, lost)) == "N102"
     assert basel.enrol(authority, newer)
+
+
+def test_two_processes_that_use_one_invite_admit_one(tmp_path: Path) -> None:
+    registries = [Registry(tmp_path / "members.db") for _ in range(4)]
+    barrier = threading.Barrier(len(registries))
+
+    def enrol(at: int, turn: int) -> str | None:
+        barrier.wait(30)
+        return registries[at].enrol(f"token {turn}", f"site-{turn}", bytes([at, turn] * 16), NOW)
+
+    with ThreadPoolExecutor(len(registries)) as pool:
+        for turn in range(10):
+            registries[0].invite(f"site-{turn}", f"token {turn}", NOW + 1)
+            ends = list(pool.map(enrol, range(len(registries)), [turn] * len(registries)))
+            assert sorted(map(str, ends)) == ["N104", "N104", "N104", "None"]
 
 
 def test_a_taken_name_is_refused_to_other_keys_even_with_an_invite(
