@@ -158,7 +158,10 @@ def test_the_whole_coordinator_runs_without_torch_and_without_the_client() -> No
     assert done.stdout.split() == ["2", "False", "False"]
 
 
-PURE = "canonical content entries errors identity merkle randomness statements tensors apps progress files notes pki invite"
+PURE = """
+canonical content entries errors identity merkle randomness statements tensors apps progress files
+notes pki invite
+"""
 
 
 def test_what_verification_needs_runs_without_flwr() -> None:
