@@ -152,8 +152,13 @@ def arrays(*values: float, size: int = 4) -> ArrayRecord:
     return ArrayRecord([np.full(size, value, np.float32) for value in values])
 
 
-def enrolled(authority: Authority, name: str, **issued: Any) -> grpc.ChannelCredentials:
+def enrolled(authority: Authority, name: str) -> grpc.ChannelCredentials:
     """Credentials as `name`'s node would have them after its enrolment."""
+    return grpc.ssl_channel_credentials(pem(authority.certificate_der), *pair(authority, name))
+
+
+def pair(authority: Authority, name: str) -> tuple[bytes, bytes]:
+    """An enrolled member's TLS key and certificate, in PEM."""
     identity, tls = simulated_key(SECRET, name), pki.new_tls_key()
     csr = pki.make_csr(tls, name)
     token = authority.invite(name, time.time() + 60)
@@ -164,16 +169,19 @@ def enrolled(authority: Authority, name: str, **issued: Any) -> grpc.ChannelCred
         csr,
         pki.sign_csr(identity, "enrol", csr),
     )
-    return channel_credentials(authority.certificate_der, tls, certificate)
+    return private(tls), pem(certificate)
 
 
-def channel_credentials(root: bytes, tls: Any, certificate: bytes) -> grpc.ChannelCredentials:
-    key = tls.private_bytes(
+def private(tls: pki.TlsKey) -> bytes:
+    return tls.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    return grpc.ssl_channel_credentials(pem(root), key, pem(certificate))
+
+
+def channel_credentials(root: bytes, tls: Any, certificate: bytes) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(pem(root), private(tls), pem(certificate))
 
 
 def pem(der: bytes) -> bytes:
