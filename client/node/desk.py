@@ -81,9 +81,9 @@ class Desk:
     # --- sessions -------------------------------------------------------------------------------
 
     def attended(self) -> None:
-        """A session has begun: every kept reply is delivered (again), and nothing waits for its backoff."""
+        """A session has begun: every kept reply is delivered (again), and no transfer waits any more."""
         self._present = True
-        self._deliver = deque(k for k in sorted(self._kept) if k != self._delivering.busy)
+        self._deliver = deque(sorted(self._kept))
         self._fetching.not_before = self._delivering.not_before = -math.inf
 
     def lost(self) -> None:
@@ -97,8 +97,7 @@ class Desk:
         if why := self._unfit(order):
             return why
         if order.id in self._kept:
-            if order.id not in self._deliver and order.id != self._delivering.busy:
-                self._deliver.append(order.id)
+            self.again(order.id)
             return ""
         if self._working is not None and self._working.id == order.id:
             return ""
@@ -203,7 +202,7 @@ class Desk:
         self._delivering.failed(now, self._draw())
 
     def again(self, order: str) -> None:
-        """Its reply has been replaced: deliver the new one."""
+        """Deliver its reply once more, also if that is being done: what was taken may be lost by now."""
         if order in self._kept and order not in self._deliver:
             self._deliver.append(order)
 

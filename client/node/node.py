@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from barnraise import __version__
 from barnraise.client.node import failpoints, transfers
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
@@ -160,7 +160,7 @@ class Node:
         return pb.Hello(
             run=self._approval.run,
             app=self._approval.app,
-            version=__version__,
+            version=version("barnraise"),
             clock=time.time(),
         )
 

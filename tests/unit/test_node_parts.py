@@ -1,0 +1,421 @@
+"""The node's parts that need no other process: spool, approval, frames, logs, environment, transfers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from barnraise.client.node import frames, supervisor, transfers
+from barnraise.client.node.handlers import Files, _Listener
+from barnraise.client.node.logs import Capped
+from barnraise.client.node.spool import Answer, Kept, Reply, Spool
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.canonical import digest
+from barnraise.protocols.content import ArrayEntry, Arrays, ContentError, Envelope, Failure
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.tensors import encode
+from barnraise.protocols.transfers import CHUNK
+
+ORDER, OTHER = digest(b"order"), digest(b"other")
+
+
+def sign(order: str, content: str) -> dict[str, str]:
+    return {"order": order, "content": content}
+
+
+def spool(root: Path, run: str = "run") -> Spool:
+    return Spool(root, run, remembered=3)
+
+
+def worker(spooled: Spool) -> Files:
+    return Files(spooled.stores(), spooled.outgoing)
+
+
+def content(files: Files, value: float) -> str:
+    """A content with one array, written as the worker does."""
+    blob = files.put(encode({"w": np.full(3, value, np.float32)}))
+    return files.put([Envelope((("a", Arrays(blob, (ArrayEntry("w"),))),)).encode()])
+
+
+# --- spool ------------------------------------------------------------------------------------------
+
+
+def test_a_commit_is_there_again_after_a_kill(tmp_path: Path) -> None:
+    first = spool(tmp_path)
+    reply, state = content(worker(first), 1.0), content(worker(first), 2.0)
+    first.commit(Answer(ORDER, reply, state, None), sign)
+    again = spool(tmp_path)
+    assert again.kept == first.kept
+    assert again.kept.state == state
+    assert again.kept.carry is None
+    assert again.kept.replies[ORDER].statement == sign(ORDER, reply)
+    parts = again.parts(ORDER)
+    assert [digest(path.read_bytes()) for _, _, path in parts] == [name for name, _, _ in parts]
+    assert sum(size for _, size, _ in parts) == again.kept.replies[ORDER].size
+    assert again.whole(ORDER)
+
+
+def test_what_a_worker_wrote_and_nobody_took_is_dropped(tmp_path: Path) -> None:
+    first = spool(tmp_path)
+    content(worker(first), 1.0)
+    assert list(first.outgoing.iterdir())
+    assert not list(spool(tmp_path).outgoing.iterdir())
+
+
+def test_a_state_that_a_commit_does_not_change_stays(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    state = content(worker(held), 2.0)
+    held.commit(Answer(ORDER, content(worker(held), 1.0), state, state), sign)
+    held.commit_failure(OTHER, Failure(2, "why"), sign)
+    held.sweep(set())
+    assert (held.kept.state, held.kept.carry) == (state, state)
+    assert held.is_failure(OTHER)
+    assert not held.is_failure(ORDER)
+    assert worker(held).records(state)["a"]["w"].numpy().tolist() == [2.0] * 3
+
+
+def test_forgetting_keeps_the_last_orders_names_and_frees_the_disk(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    orders = [digest(str(n).encode()) for n in range(5)]
+    for n, order in enumerate(orders):
+        held.commit(Answer(order, content(worker(held), float(n))), sign)
+    for order in orders:
+        held.forget(order)
+    held.sweep(set())
+    assert held.kept == Kept("run", done=tuple(orders[-3:]))
+    assert spool(tmp_path).kept == held.kept
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "current.json"]
+
+
+def test_what_the_worker_names_must_be_there(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    blob = digest(b"nowhere")
+    files = worker(held)
+    named = files.put([Envelope((("a", Arrays(blob, (ArrayEntry("w"),))),)).encode()])
+    for answer in (Answer(ORDER, named), Answer(ORDER, blob), Answer(ORDER, "../../etc/passwd")):
+        with pytest.raises(ContentError):
+            held.commit(answer, sign)
+    with pytest.raises(ContentError):
+        held.commit(Answer(ORDER, files.put([b"no envelope"])), sign)
+    assert held.kept == Kept("run")
+
+
+def test_a_reply_of_the_orders_own_arrays_is_kept_when_the_order_is_gone(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    data = b"".join(bytes(p) for p in encode({"w": np.ones(3, np.float32)}))
+    envelope = Envelope((("a", Arrays(digest(data), (ArrayEntry("w"),))),)).encode()
+    for piece in (data, envelope):
+        (held.partial / digest(piece)[7:]).write_bytes(piece)
+    held.received([digest(data), digest(envelope)])
+    assert worker(held).has(digest(data))
+    reply = worker(held).put([envelope])
+    held.commit(Answer(ORDER, reply), sign)
+    held.sweep(set())
+    assert held.whole(ORDER)
+    assert not held.has(digest(data))
+
+
+def test_contents_are_held_against_their_digests_after_a_restart(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    for data in (b"one", b"two"):
+        (held.partial / digest(data)[7:]).write_bytes(data)
+    held.received([digest(b"one"), digest(b"two")])
+    path = tmp_path / "inbox" / "sha256" / digest(b"two")[7:9] / digest(b"two")[9:]
+    path.write_bytes(b"2wo")
+    again = spool(tmp_path)
+    assert again.has(digest(b"one"))
+    assert not again.has(digest(b"two"))
+    assert not path.exists()
+
+
+def test_a_damaged_reply_is_noticed(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    held.commit(Answer(ORDER, content(worker(held), 1.0)), sign)
+    (_, _, path) = held.parts(ORDER)[1]
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
+    assert not held.whole(ORDER)
+    path.unlink()
+    assert not held.whole(ORDER)
+    with pytest.raises(BarnraiseError, match="is gone"):
+        held.parts(ORDER)
+
+
+def test_another_run_begins_with_nothing(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    held.commit(Answer(ORDER, content(worker(held), 1.0)), sign)
+    assert spool(tmp_path, "another").kept == Kept("another")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"run": "run"}',
+        '{"run": "run", "state": "x", "carry": null, "replies": {}, "done": []}',
+        '{"run": "run", "state": null, "carry": null, "replies": {"x": {}}, "done": []}',
+        '{"run": "run", "state": null, "carry": null, "replies": {}, "done": ["../x"]}',
+    ],
+)
+def test_a_damaged_commit_is_an_error_and_not_a_fresh_start(tmp_path: Path, text: str) -> None:
+    spool(tmp_path)
+    (tmp_path / "current.json").write_text(text)
+    with pytest.raises(BarnraiseError) as caught:
+        spool(tmp_path)
+    assert caught.value.code == "D106"
+
+
+DIGESTS = st.binary(min_size=1, max_size=2).map(digest)
+REPLIES = st.builds(
+    Reply, DIGESTS, st.integers(0, 2**50), st.dictionaries(st.text(), st.text(), max_size=2)
+)
+KEPT = st.builds(
+    Kept,
+    st.text(),
+    st.none() | DIGESTS,
+    st.none() | DIGESTS,
+    st.dictionaries(DIGESTS, REPLIES, max_size=3),
+    st.lists(DIGESTS, max_size=3).map(tuple),
+)
+
+
+@given(KEPT)
+@settings(deadline=None)
+def test_a_commit_comes_back_as_it_was_written(kept: Kept) -> None:
+    assert Kept.decode(kept.encode()) == kept
+
+
+# --- frames -----------------------------------------------------------------------------------------
+
+
+class Pipe:
+    """As much of a socket as frames need: what is sent comes back in pieces."""
+
+    def __init__(self, data: bytes = b"", pieces: int = 1 << 20) -> None:
+        self.data, self.pieces = data, pieces
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+    def recv(self, count: int) -> bytes:
+        piece = self.data[: min(count, self.pieces)]
+        self.data = self.data[len(piece) :]
+        return piece
+
+
+MESSAGES = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=4)
+
+
+@given(st.lists(MESSAGES, max_size=4), st.integers(1, 50))
+@settings(deadline=None)
+def test_frames_come_as_they_were_sent(messages: list[dict[str, Any]], pieces: int) -> None:
+    pipe = Pipe(pieces=pieces)
+    for message in messages:
+        frames.send(cast(socket.socket, pipe), message)
+    received = []
+    while (message := frames.receive(cast(socket.socket, pipe))) is not None:
+        received.append(message)
+    assert received == messages
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0", b"\0\0\0\x09{}"])
+def test_a_stream_that_ends_has_no_next_frame(data: bytes) -> None:
+    assert frames.receive(cast(socket.socket, Pipe(data))) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x02{:", b"\0\0\0\x01\xff"]
+)
+def test_what_is_no_frame_is_not_read_on(data: bytes) -> None:
+    with pytest.raises(frames.FrameError):
+        frames.receive(cast(socket.socket, Pipe(data)))
+
+
+def test_a_frame_that_is_too_large_is_not_sent() -> None:
+    with pytest.raises(frames.FrameError):
+        frames.send(cast(socket.socket, Pipe()), {"text": "x" * frames.LARGEST})
+
+
+def test_progress_is_words_and_numbers_and_not_too_often() -> None:
+    """What a handler reports goes to the coordinator: it must not be able to quote data (L7)."""
+    pipe = Pipe()
+    listener = _Listener(cast(socket.socket, pipe), ORDER)
+    for done in range(1, 1000):
+        listener("training step", done, 1000)
+    listener("patient: Ada, 1815", 2**70, 2**70)
+    heard = []
+    while (message := frames.receive(cast(socket.socket, pipe))) is not None:
+        heard.append(message)
+    assert len(heard) < 20
+    assert heard[0]["what"] == "training step"
+    assert heard[-1] | {"order": ""} == {
+        "said": "progress",
+        "order": "",
+        "what": "working",
+        "done": 2**53,
+        "total": 2**53,
+    }
+
+
+# --- logs and environment -----------------------------------------------------------------------------
+
+
+def test_a_capped_log_keeps_what_came_last(tmp_path: Path) -> None:
+    log = Capped(tmp_path / "worker.log", most=100)
+    for n in range(95):
+        log.write(b"line %04d\n" % n)
+    log.close()
+    assert {p.name for p in tmp_path.iterdir()} == {"worker.log", "worker.log.1"}
+    assert all(p.stat().st_size <= 100 for p in tmp_path.iterdir())
+    assert (tmp_path / "worker.log").read_bytes().endswith(b"line 0094\n")
+    log = Capped(tmp_path / "worker.log", most=100)
+    log.write(b"and on\n")
+    log.close()
+    assert (tmp_path / "worker.log").read_bytes().endswith(b"line 0094\nand on\n")
+
+
+def test_a_worker_gets_what_it_needs_of_the_environment_and_no_more() -> None:
+    own = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "https_proxy": "http://user:secret@proxy",
+        "PYTHONHASHSEED": "random",
+        "SSH_AUTH_SOCK": "/agent",
+    }
+    given = supervisor.environment(own)
+    assert given.items() >= {"PATH": "/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0"}.items()
+    assert not {"AWS_SECRET_ACCESS_KEY", "https_proxy", "SSH_AUTH_SOCK"} & given.keys()
+
+
+# --- transfers ----------------------------------------------------------------------------------------
+
+
+class Stream:
+    """A call that gives chunks, then ends as it is told."""
+
+    def __init__(self, chunks: Sequence[bytes], end: Exception | None) -> None:
+        self._chunks, self._end = chunks, end
+
+    def __iter__(self) -> Iterator[pb.Chunk]:
+        yield from (pb.Chunk(data=data) for data in self._chunks)
+        if self._end is not None:
+            raise self._end
+
+    def cancel(self) -> None:
+        pass
+
+
+class Cut(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "N209: not here"
+
+
+class Source:
+    """A coordinator's Fetch; `scripts` says what it does at each call, in place of what is right."""
+
+    def __init__(
+        self, blobs: Sequence[bytes], *scripts: tuple[list[bytes], Exception | None]
+    ) -> None:
+        self.blobs = {digest(data): data for data in blobs}
+        self.scripts = list(scripts)
+        self.asked: list[tuple[str, int]] = []
+
+    def Fetch(self, request: pb.FetchRequest) -> Stream:
+        self.asked.append((request.digest, request.offset))
+        if self.scripts:
+            return Stream(*self.scripts.pop(0))
+        data = self.blobs[request.digest][request.offset :]
+        return Stream([data[at : at + CHUNK] for at in range(0, len(data), CHUNK)], None)
+
+
+ENVELOPE = Envelope().encode()
+NAME = digest(ENVELOPE)
+
+
+def fetch(source: Source, shelf: Spool, name: str = NAME, size: int = len(ENVELOPE)) -> list[str]:
+    return transfers.fetch(cast(Any, source), name, size, shelf, lambda done, total: None)
+
+
+def test_a_cut_fetch_asks_for_the_rest_alone(tmp_path: Path) -> None:
+    source = Source([ENVELOPE], ([ENVELOPE[:5]], Cut(grpc.StatusCode.UNAVAILABLE)))
+    with pytest.raises(transfers.Failed):
+        fetch(source, spool(tmp_path))
+    shelf = spool(tmp_path)
+    assert fetch(source, shelf) == [NAME]
+    assert source.asked == [(NAME, 0), (NAME, 5)]
+    shelf.received([NAME])
+    assert fetch(source, shelf) == []
+    assert len(source.asked) == 2
+
+
+def test_a_fetch_that_was_complete_is_not_asked_for(tmp_path: Path) -> None:
+    shelf, source = spool(tmp_path), Source([])
+    (shelf.partial / NAME[7:]).write_bytes(ENVELOPE)
+    assert fetch(source, shelf) == [NAME]
+    assert not source.asked
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [ENVELOPE, b"x"],
+        [b"x" * len(ENVELOPE)],
+        [ENVELOPE[:-1]],
+        [b"x" * (CHUNK + 1)],
+    ],
+    ids=["longer than announced", "other bytes", "shorter", "too large a chunk"],
+)
+def test_what_is_not_what_was_announced_is_dropped_and_tried_again(
+    tmp_path: Path, chunks: list[bytes]
+) -> None:
+    source, shelf = Source([ENVELOPE], (chunks, None)), spool(tmp_path)
+    size = max(len(ENVELOPE), len(chunks[0]) if len(chunks) == 1 else 0)
+    with pytest.raises(transfers.Failed):
+        fetch(source, shelf, size=size)
+    assert not list(shelf.partial.iterdir())
+    assert fetch(source, shelf) == [NAME]
+
+
+def test_a_content_that_is_none_or_is_refused_is_not_asked_for_again(tmp_path: Path) -> None:
+    with pytest.raises(transfers.Refused, match="malformed"):
+        fetch(Source([b"no envelope"]), spool(tmp_path), digest(b"no envelope"), 11)
+    source = Source([], ([], Cut(grpc.StatusCode.NOT_FOUND)))
+    with pytest.raises(transfers.Refused) as caught:
+        fetch(source, spool(tmp_path))
+    assert caught.value.code == "N209"
+
+
+def test_an_envelope_that_names_more_than_was_announced_is_cut(tmp_path: Path) -> None:
+    data = b"".join(bytes(p) for p in encode({"w": np.ones(1 << 19, np.float32)}))
+    envelope = Envelope((("a", Arrays(digest(data), (ArrayEntry("w"),))),)).encode()
+    source, shelf = Source([data, envelope]), spool(tmp_path)
+    with pytest.raises(transfers.Failed, match="goes on beyond"):
+        fetch(source, shelf, digest(envelope), len(envelope) + CHUNK)
+    assert fetch(source, shelf, digest(envelope), len(envelope) + len(data)) == [
+        digest(envelope),
+        digest(data),
+    ]
+
+
+def test_the_answer_of_a_damaged_approval_names_the_file(tmp_path: Path) -> None:
+    from barnraise.client.node.approval import Approval
+
+    (tmp_path / "approved.json").write_text(json.dumps([]))
+    with pytest.raises(BarnraiseError, match=r"approved\.json cannot be used"):
+        Approval.read(tmp_path)
