@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn, TextIO
 
+INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 RUNS_AN_APP = frozenset({"sim", "demo"})
 
 
@@ -21,6 +23,8 @@ def main() -> NoReturn:
     argv = sys.argv[1:]
     if needs_hash_seed(argv, os.environ):
         _execute_again()
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, partial(_terminate, terminated))
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         stdout = _claim_stdout() if "--json" in argv else sys.stdout
@@ -30,7 +34,13 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _interrupted_early(argv)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(code)
+    sys.exit(TERMINATED if terminated and code == INTERRUPTED else code)
+
+
+def _terminate(terminated: list[int], number: int, frame: object) -> None:
+    """SIGTERM ends the command as Ctrl-C does: nodes are ended, temporary directories removed."""
+    terminated.append(number)
+    raise KeyboardInterrupt
 
 
 def needs_hash_seed(argv: Sequence[str], environment: os._Environ[str] | dict[str, str]) -> bool:

@@ -73,14 +73,11 @@ class _AloneProgress:
         bar = (BarColumn(), TextColumn("{task.completed}/{task.total} rounds"), TimeElapsedColumn())
         self._progress = Progress(text, *bar, console=console(), transient=True)
         self._task = self._progress.add_task("", total=members * rounds)
-        self._rounds = rounds
-        self._members: list[str] = []
+        self._done: dict[str, int] = {}
 
     def told(self, member: str, number: int) -> None:
-        if member not in self._members:
-            self._members.append(member)
-        done = (len(self._members) - 1) * self._rounds + number
-        self._progress.update(self._task, completed=done, description=member)
+        self._done[member] = number
+        self._progress.update(self._task, completed=sum(self._done.values()), description=member)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Each member alone, beside the federation: the same charter, the same steps, nobody to average with.
 
-Runs in a process of its own (`python -m barnraise.demo.alone DIR`), one member after another, so that
-it shares no time with the federation. Each member's run is a run like any other: kept, and continued.
-It prints one JSON line for each round that is over.
+Runs in processes of its own (`python -m barnraise.demo.alone DIR MEMBER …`) beside the federation. Each
+member's run is a run like any other: kept, and continued. A process prints one JSON line for each round
+that is over.
 """
 
 from __future__ import annotations
@@ -19,18 +19,38 @@ from pathlib import Path
 
 from barnraise.protocols.errors import BarnraiseError
 
+AT_ONCE = 2  # members that train alone at the same time
 EVALUATIONS = 5  # how often a member alone is measured during the run
 _PR_SET_PDEATHSIG = 1
 
 
 class Alone:
-    """The process in which the members train alone. Owned by the demo; its thread reads the pipe."""
+    """The processes in which the members train alone. Owned by the demo; threads read their pipes."""
 
     def __init__(self, home: Path, told: Callable[[str, int], None]) -> None:
-        self._home, self._told = home, told
-        self._log = (home / "alone.log").open("w")
+        members = sorted(d.name for d in (home / "data").iterdir())
+        self._parts = [_Part(home, members[i::AT_ONCE], told) for i in range(AT_ONCE)]
+
+    def wait(self) -> None:
+        """Until every member is done. Raises A204 with a process's last words if it failed."""
+        for part in self._parts:
+            part.wait()
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        for part in self._parts:
+            part.end()
+
+
+class _Part:
+    """One process, and the members that train in it one after another."""
+
+    def __init__(self, home: Path, members: list[str], told: Callable[[str, int], None]) -> None:
+        self._told = told
+        self._path = home / f"alone-{members[0]}.log"
+        self._log = self._path.open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(home)],
+            [sys.executable, "-m", __name__, str(home), *members],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -48,11 +68,10 @@ class Alone:
             self._told(said["member"], said["round"])
 
     def wait(self) -> None:
-        """Until every member is done. Raises A204 with the process's last words if it failed."""
         code = self._process.wait()
         self._reader.join()
         if code != 0:
-            words = (self._home / "alone.log").read_text(errors="replace").splitlines()[-8:]
+            words = self._path.read_text(errors="replace").splitlines()[-8:]
             raise BarnraiseError(
                 "A204",
                 "a member could not train alone",
@@ -62,7 +81,6 @@ class Alone:
             )
 
     def end(self) -> None:
-        """Leave no process behind."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -71,7 +89,7 @@ class Alone:
 
 @contextmanager
 def beside(home: Path, told: Callable[[str, int], None]) -> Iterator[Alone]:
-    """Inside, the members train alone in a process of their own; it is gone afterwards."""
+    """Inside, the members train alone in processes of their own; they are gone afterwards."""
     alone = Alone(home, told)
     try:
         yield alone
@@ -92,13 +110,13 @@ def charter_alone(text: str, rounds: int) -> str:
     return f'{head}[strategy]\nname = "fedavg"\n\n{tail}evaluate_every = {every}\n'
 
 
-def main(home: Path) -> None:
-    """Train every member of the demo in `home` alone, one after another."""
-    from barnraise.builtin import charter_plan, member_directories
+def main(home: Path, members: list[str]) -> None:
+    """Train these members of the demo in `home` alone, one after another."""
+    from barnraise.builtin import charter_plan
     from barnraise.coordinator import events
     from barnraise.coordinator.simulate import execute
 
-    for member in member_directories(home / "data"):
+    for member in members:
 
         def watch(event: events.Event, member: str = member) -> None:
             if isinstance(event, events.Sealed):
@@ -109,4 +127,4 @@ def main(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
