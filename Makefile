@@ -8,7 +8,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint types unit integration faults slow bench clean
+.PHONY: help install demo test lint types unit integration proto faults slow bench clean
 
 help:
 	@echo "make demo      a whole federation on this machine, on real text"
@@ -42,6 +42,9 @@ unit: install
 
 integration: install
 	$(BIN)/pytest tests/integration tests/faults -m 'not slow'
+
+proto: install
+	REGENERATE=1 $(BIN)/pytest tests/unit/test_protocols_stubs.py
 
 faults: install
 	$(BIN)/pytest tests/faults

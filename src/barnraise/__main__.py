@@ -20,6 +20,7 @@ RUNS_AN_APP = frozenset({"sim", "demo"})
 
 def main() -> NoReturn:
     """Run the command in `sys.argv`, and exit with its code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
     argv = sys.argv[1:]
     if needs_hash_seed(argv, os.environ):
         _execute_again()
