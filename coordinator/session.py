@@ -57,7 +57,7 @@ VerdictOf = Callable[[str, str], Receipt | None]
 class Settings:
     """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
 
-    `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
+    `size_cap` is that of the run's `Terms`. `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
     not read its last messages for `patience` seconds is cut when there are more.
     """
 
@@ -150,9 +150,10 @@ class SessionFleet:
         server, self._server = self._server, None
         if server is None or self._threads is None:
             return
+        stopped = server.stop(FAREWELL)  # from here on nobody attends anew
         for desk in self._desks.values():
             desk.dismiss(why, text)
-        server.stop(FAREWELL).wait()
+        stopped.wait()
         self._threads.shutdown(wait=True)
         self._attendance.join()
 

@@ -21,7 +21,7 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from barnraise.coordinator import events
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.blobs import RunBlobs
-from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.rounds import Policy
@@ -36,6 +36,12 @@ from barnraise.protocols.transfers import CHANNEL_OPTIONS, CHUNK
 FEDERATION, RUN, SECRET = "test", "00000000000000aa", b"kit"
 APP = canonical.digest(b"the app")
 NAMES = ("ada", "bob", "cyd")
+QUICK = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 100),
+]
 SOON = 20.0  # seconds: a deadline that nothing should ever need
 
 
@@ -80,7 +86,7 @@ class House:
 
     def restart(self) -> None:
         """The same directory and port, another process as far as anybody can tell."""
-        self.fleet.close()
+        self.fleet.close("closing", "the coordinator comes again")
         self.journal.close()
         self.blobs.close()
         self.open()
@@ -93,11 +99,13 @@ class House:
         self.blobs.close()
         self.authority.close()
 
-    def grid(self, policy: Policy | None = None) -> DurableGrid:
+    def grid(self, policy: Policy | None = None, fleet: Fleet | None = None) -> DurableGrid:
         flower.become_server(int(RUN, 16))
-        terms = Terms(FEDERATION, RUN, int(RUN, 16), policy or Policy())
+        cap = self.settings.get("size_cap")
+        terms = Terms(FEDERATION, RUN, int(RUN, 16), policy or Policy(), cap)
         members = [member(name) for name in self.names]
-        return DurableGrid(terms, self.log, self.blobs, self.fleet, members, self.events.append)
+        fleet = fleet or self.fleet
+        return DurableGrid(terms, self.log, self.blobs, fleet, members, self.events.append)
 
     # --- members -----------------------------------------------------------------------------------
 
@@ -233,13 +241,22 @@ class Node:
         self.channel = grpc.secure_channel(
             f"127.0.0.1:{port}",
             credentials,
-            options=[*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)],
+            options=[*CHANNEL_OPTIONS, *QUICK],
         )
         self.exchange = ExchangeStub(self.channel)
 
-    def attend(self, *, run: str = RUN, app: str = APP, clock: float | None = None) -> Session:
+    def attend(
+        self,
+        *,
+        run: str = RUN,
+        app: str = APP,
+        clock: float | None = None,
+        patient: bool = False,
+    ) -> Session:
+        """`patient`: a coordinator that is not there yet is waited for."""
         clock = time.time() if clock is None else clock
-        return Session(self.channel, pb.Hello(run=run, app=app, version="0", clock=clock))
+        hello = pb.Hello(run=run, app=app, version="0", clock=clock)
+        return Session(self.channel, hello, patient=patient)
 
     def fetch(self, digest: str, offset: int = 0) -> bytes:
         request = pb.FetchRequest(digest=digest, offset=offset)
@@ -326,11 +343,13 @@ class Delivering:
 class Session:
     """An Attend stream whose messages are read as they come."""
 
-    def __init__(self, channel: grpc.Channel, *first: Any, read: bool = True) -> None:
+    def __init__(
+        self, channel: grpc.Channel, *first: Any, read: bool = True, patient: bool = False
+    ) -> None:
         self._feed = Feed()
         for hello in first:
             self.say(hello)
-        self.call = SessionStub(channel).Attend(iter(self._feed))
+        self.call = SessionStub(channel).Attend(iter(self._feed), wait_for_ready=patient)
         self.heard: queue.Queue[pb.ToNode | grpc.RpcError | None] = queue.Queue()
         if read:
             threading.Thread(target=self._read, name="test-node", daemon=True).start()
