@@ -170,12 +170,14 @@ def _renewing(home: Path, log: logging.Logger) -> Iterator[None]:
 
 
 def _renew(home: Path, log: logging.Logger, ended: threading.Event) -> None:
-    said = ""
+    said, due = "", 0.0
     while True:
         try:
-            if time.time() >= enrol.renew_at(home):
+            due = due or enrol.renew_at(home)
+            if time.time() >= due:
                 enrol.renew(home)
                 log.info("the certificate was renewed")
+                due = 0.0
             said = ""
         except (BarnraiseError, pki.PkiError) as error:
             if str(error) != said:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 import sys
 import time
@@ -30,7 +29,6 @@ from barnraise.protocols.tensors import BlobError, Spec, open_blob
 
 OUT_OF_MEMORY = 77
 _PIECE = 1 << 20
-_SAYS = re.compile(r"[a-z][a-z ]{0,39}")
 _PROGRESS_EVERY = 0.1  # seconds
 
 
@@ -157,7 +155,7 @@ def _encoded(handled: Handled, files: Files) -> _Answer:
 
 
 class _Listener:
-    """Passes progress on, some times a second: what is done as a few plain words, and two numbers."""
+    """Passes progress on, some times a second."""
 
     def __init__(self, own: socket.socket, order: str) -> None:
         self._own, self._order, self._last = own, order, 0.0
@@ -167,13 +165,8 @@ class _Listener:
         if now - self._last < _PROGRESS_EVERY and done != total:
             return
         self._last = now
-        known = what if _SAYS.fullmatch(what) else "working"
-        counts = {"done": _counted(done), "total": _counted(total)}
-        frames.send(self._own, {"said": "progress", "order": self._order, "what": known, **counts})
-
-
-def _counted(value: int) -> int:
-    return min(max(int(value), 0), 2**53)
+        said = {"what": str(what)[:80], "done": int(done), "total": int(total)}
+        frames.send(self._own, {"said": "progress", "order": self._order, **said})
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.spool import Answer, Spool
-from barnraise.client.node.supervisor import Gone, Said, Worker
+from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, statements
 from barnraise.protocols.content import ContentError, Failure
@@ -206,6 +206,8 @@ class Node:
         order = Order(**{name: getattr(said, name) for name in names})
         if why := self._desk.take(order):
             self._refuse(f"order {said.id[:80]!r}: {why}")
+        else:
+            self._refusing = ""
 
     def _refuse(self, why: str) -> None:
         if why != self._refusing:
@@ -292,31 +294,25 @@ class Node:
         )
 
     def _hear_worker(self, said: Said) -> None:
-        message, working = said.message, self._desk.working
-        match message.get("said"):
-            case "ready":
-                self._ready(message)
-            case "progress" if working is not None:
-                self._progress(working, message)
-            case "done" if working is not None and message.get("order") == working.id:
-                self._done(working, message)
+        what, working = said.what, self._desk.working
+        match what:
+            case Ready():
+                self._ready(what)
+            case Progress() if working is not None and what.order == working.id:
+                self._link.progress(what.order, what.what, what.done, what.total)
+            case Done() if working is not None and what.order == working.id:
+                self._done(working, Answer(what.order, what.content, what.state, what.carry))
 
-    def _ready(self, message: Mapping[str, Any]) -> None:
-        for what, why in dict(message["hindered"]).items():
+    def _ready(self, ready: Ready) -> None:
+        for what, why in ready.hindered.items():
             if why:
                 self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
-        if message["failure"]:
-            self._log.error(
-                "the app cannot be loaded (%s); see logs/worker.log", message["failure"]
-            )
+        if ready.failure:
+            self._log.error("the app cannot be loaded (%s); see logs/worker.log", ready.failure)
 
-    def _progress(self, order: Order, message: Mapping[str, Any]) -> None:
-        self._link.progress(order.id, str(message["what"]), message["done"], message["total"])
-
-    def _done(self, order: Order, message: Mapping[str, Any]) -> None:
+    def _done(self, order: Order, answer: Answer) -> None:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
-        answer = Answer(order.id, message["content"], message["state"], message["carry"])
         try:
             self._spool.commit(answer, self._sign)
         except ContentError as error:
@@ -361,6 +357,9 @@ class Node:
             outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
         except (transfers.Failed, transfers.Refused) as error:
             outcome = error
+        except Exception as error:  # a thread that ends without a word would be waited for for ever
+            self._log.exception("fetching %s", order.id)
+            outcome = transfers.Failed(repr(error))
         self._mail.post(_Fetched(order.id, outcome))
 
     def _fetched(self, fact: _Fetched) -> None:
@@ -395,6 +394,9 @@ class Node:
             transfers.deliver(stub, order, statement, parts, moved)
         except (transfers.Failed, transfers.Refused, OSError) as error:
             problem = error
+        except Exception as error:  # as above
+            self._log.exception("delivering %s", order)
+            problem = transfers.Failed(repr(error))
         self._mail.post(_Delivered(order, problem))
 
     def _delivered(self, fact: _Delivered) -> None:

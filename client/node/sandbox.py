@@ -19,6 +19,7 @@ from pathlib import Path
 
 _NEWNS, _NEWUSER, _NEWPID, _NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 # dac_read_search, linux_immutable, net_admin, sys_module, sys_rawio, sys_ptrace, sys_admin, sys_boot, mknod
@@ -120,14 +121,18 @@ def hide(directory: Path, also: frozenset[str]) -> str:
     The whole is covered, so that a file which comes later is hidden as well.
     """
     shown = {p: os.open(p, os.O_PATH) for p in directory.iterdir() if p.is_dir()}
+    covered = False
     try:
         _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
         _mount("tmpfs", str(directory), "tmpfs", _MS_NOSUID | _MS_NODEV)
+        covered = True
         for path, fd in shown.items():
             if path.name not in also:
                 path.mkdir()
                 _mount(f"/proc/self/fd/{fd}", str(path), None, _MS_BIND | _MS_REC)
     except OSError as error:
+        if covered:
+            _call("umount2", str(directory).encode(), _MNT_DETACH)
         return str(error)
     finally:
         for fd in shown.values():

@@ -7,6 +7,7 @@ when it and all that it started have ended. Knows nothing of orders.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 from barnraise.client.node import failpoints, frames
 from barnraise.client.node.logs import Capped
 
+_SAYS = re.compile(r"[a-z][a-z ]{0,39}")
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 _ALLOWED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -45,9 +47,67 @@ def environment(own: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """It has loaded its app, or `failure` says why not; `hindered` says what it is not cut off from."""
+
+    hindered: dict[str, str]
+    failure: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    order: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Digests of contents in its outgoing folder; None for a state or carry that stays as it was."""
+
+    order: str
+    content: str
+    state: str | None
+    carry: str | None
+
+
+def parsed(message: Mapping[str, Any]) -> Ready | Progress | Done:
+    """What a frame says; `FrameError` for anything else, for the site's code could have written it.
+
+    Of progress, plain words and two numbers are let through, so that it cannot quote data (L7).
+    """
+    match message:
+        case {"said": "ready", "hindered": dict(hindered), "failure": str(failure)}:
+            return Ready({str(k): str(v) for k, v in hindered.items()}, failure)
+        case {
+            "said": "progress",
+            "order": str(order),
+            "what": str(what),
+            "done": int(done),
+            "total": int(total),
+        }:
+            known = what if _SAYS.fullmatch(what) else "working"
+            return Progress(order, known, _counted(done), _counted(total))
+        case {
+            "said": "done",
+            "order": str(order),
+            "content": str(content),
+            "state": (str() | None) as state,
+            "carry": (str() | None) as carry,
+        }:
+            return Done(order, content, state, carry)
+    raise frames.FrameError("it says nothing that a worker has to say")
+
+
+def _counted(value: int) -> int:
+    return min(max(value, 0), 2**53)
+
+
+@dataclass(frozen=True)
 class Said:
     life: int
-    message: dict[str, Any]
+    what: Ready | Progress | Done
 
 
 @dataclass(frozen=True)
@@ -133,7 +193,7 @@ class Worker:
         with ours:
             try:
                 while (message := frames.receive(ours)) is not None:
-                    self._tell(Said(life, message))
+                    self._tell(Said(life, parsed(message)))
             except (frames.FrameError, OSError) as error:
                 nonsense = f"it said what is no frame ({error}), and was ended"
                 process.kill()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -55,6 +55,13 @@ def failure_of(error: grpc.RpcError) -> Failed | Refused:
     """What a call's end means for the transfer."""
     text = f"{error.code().name}: {error.details()}"
     return Refused(text) if error.code() in _FINAL else Failed(text)
+
+
+def _called(method: Callable[..., Any], argument: Any) -> Any:
+    try:
+        return method(argument)
+    except ValueError:  # how gRPC says that the channel was closed meanwhile
+        raise Failed("the connection is gone") from None
 
 
 # --- fetching ---------------------------------------------------------------------------------------
@@ -118,7 +125,7 @@ class _Fetch:
         most: int,
         path: Path,
     ) -> None:
-        call = self._stub.Fetch(pb.FetchRequest(digest=digest, offset=at))
+        call = _called(self._stub.Fetch, pb.FetchRequest(digest=digest, offset=at))
         try:
             for chunk in call:
                 at += len(chunk.data)
@@ -170,7 +177,7 @@ def deliver(
     The first of `parts` is the envelope. Raises `Failed` or `Refused`, and `OSError` if a file is gone.
     """
     delivery = _Delivery(order, statement, parts, moved)
-    call = stub.Deliver(delivery.said())
+    call = _called(stub.Deliver, delivery.said())
     try:
         for answer in call:
             delivery.hear(answer)

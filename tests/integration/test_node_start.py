@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from node_kit import FEDERATION, MEMBER, RUN, Coordinator, Site, ended, node_site, wait_until
 
+from barnraise.client.enrol import expires, join
 from barnraise.client.keys import Membership
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.enrolment import serve_enrolment
@@ -143,3 +144,31 @@ def test_a_node_that_waits_for_its_coordinator_can_be_ended(
         assert ended(process) == 0
     finally:
         site.end()
+
+
+def test_a_certificate_whose_life_is_mostly_over_is_renewed(
+    tmp_path: Path, coordinator: Coordinator
+) -> None:
+    """Six days of seven have passed since it was issued."""
+    place = tmp_path / "federation"
+    earlier = Authority.open(place, FEDERATION, clock=lambda: time.time() - 6 * 86400)
+    server, port = serve_enrolment(earlier, "127.0.0.1:0")
+    at = f"127.0.0.1:{port}"
+    invite = earlier.invitation(MEMBER, time.time(), f"127.0.0.1:{coordinator.port}", at)
+    site = Site(tmp_path / "node", coordinator, tmp_path / "notes")
+    join(site.home, invite)
+    old = expires(site.home)
+    server.stop(None).wait()
+    earlier.close()
+    authority = Authority.open(place, FEDERATION)
+    server, _ = serve_enrolment(authority, at)
+    try:
+        site.approve()
+        process = site.start()
+        wait_until(lambda: expires(site.home) > old)
+        wait_until(lambda: "the certificate was renewed" in site.log)
+        assert ended(process) == 0
+    finally:
+        site.end()
+        server.stop(None).wait()
+        authority.close()

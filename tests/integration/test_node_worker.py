@@ -136,6 +136,27 @@ def test_a_worker_that_dies_once_redoes_its_order(
     coordinator.state("training")
 
 
+NONSENSE = """
+for fd in os.listdir("/proc/self/fd"):
+    try:
+        if os.readlink("/proc/self/fd/" + fd).startswith("socket:"):
+            os.write(int(fd), bytes([255] * 8))
+    except OSError:
+        pass
+time.sleep(1000)
+"""
+
+
+def test_a_worker_that_speaks_nonsense_to_its_daemon_is_ended(
+    site: Site, coordinator: Coordinator
+) -> None:
+    site.approve(NONSENSE.strip())
+    process = site.start()
+    assert coordinator.delivered(coordinator.order()).envelope.failure == TWICE
+    assert "it said what is no frame" in site.log
+    assert ended(process) == 0
+
+
 CHILDREN = """
 code = "import signal, time; signal.signal(15, 1); time.sleep(1000)"
 for _ in range(3):

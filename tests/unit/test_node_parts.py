@@ -26,6 +26,8 @@ from barnraise.protocols.tensors import encode
 from barnraise.protocols.transfers import CHUNK
 
 ORDER, OTHER = digest(b"order"), digest(b"other")
+ENVELOPE = Envelope().encode()
+NAME = digest(ENVELOPE)
 
 
 def sign(order: str, content: str) -> dict[str, str]:
@@ -245,25 +247,49 @@ def test_a_frame_that_is_too_large_is_not_sent() -> None:
         frames.send(cast(socket.socket, Pipe()), {"text": "x" * frames.LARGEST})
 
 
-def test_progress_is_words_and_numbers_and_not_too_often() -> None:
-    """What a handler reports goes to the coordinator: it must not be able to quote data (L7)."""
+def test_progress_is_reported_not_too_often_and_never_without_its_end() -> None:
     pipe = Pipe()
     listener = _Listener(cast(socket.socket, pipe), ORDER)
     for done in range(1, 1000):
         listener("training step", done, 1000)
-    listener("patient: Ada, 1815", 2**70, 2**70)
+    listener("training step", 1000, 1000)
     heard = []
     while (message := frames.receive(cast(socket.socket, pipe))) is not None:
         heard.append(message)
     assert len(heard) < 20
-    assert heard[0]["what"] == "training step"
-    assert heard[-1] | {"order": ""} == {
+    assert heard[0] == {
         "said": "progress",
-        "order": "",
-        "what": "working",
-        "done": 2**53,
-        "total": 2**53,
+        "order": ORDER,
+        "what": "training step",
+        "done": 1,
+        "total": 1000,
     }
+    assert heard[-1]["done"] == 1000
+
+
+@pytest.mark.parametrize("what", ["patient: Ada", "Ada", "", "a" * 41, "näher", "step\n"])
+def test_progress_cannot_quote_data(what: str) -> None:
+    """L7: it goes to the coordinator, and the site's code chooses its words."""
+    said = {"said": "progress", "order": ORDER, "what": what, "done": -1, "total": 2**70}
+    assert supervisor.parsed(said) == supervisor.Progress(ORDER, "working", 0, 2**53)
+    known = supervisor.parsed(said | {"what": "training step"})
+    assert known == supervisor.Progress(ORDER, "training step", 0, 2**53)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {},
+        {"said": "nothing"},
+        {"said": "ready", "hindered": [], "failure": ""},
+        {"said": "progress", "order": ORDER, "what": "step", "done": 0.5, "total": 1},
+        {"said": "done", "order": ORDER, "content": None, "state": None, "carry": None},
+        {"said": "done", "order": ORDER, "content": NAME, "state": 7, "carry": None},
+    ],
+)
+def test_a_frame_that_no_worker_writes_ends_its_life(frame: dict[str, Any]) -> None:
+    with pytest.raises(frames.FrameError):
+        supervisor.parsed(frame)
 
 
 # --- logs and environment -----------------------------------------------------------------------------
@@ -342,10 +368,6 @@ class Source:
             return Stream(*self.scripts.pop(0))
         data = self.blobs[request.digest][request.offset :]
         return Stream([data[at : at + CHUNK] for at in range(0, len(data), CHUNK)], None)
-
-
-ENVELOPE = Envelope().encode()
-NAME = digest(ENVELOPE)
 
 
 def fetch(source: Source, shelf: Spool, name: str = NAME, size: int = len(ENVELOPE)) -> list[str]:
