@@ -14,6 +14,7 @@ import ctypes
 import os
 import resource
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +222,8 @@ def _fork(work: Callable[[], None]) -> int:
         end_with_parent(signal.SIGKILL)
         if not _writer_is_gone(watch):
             work()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
     raise AssertionError("unreachable")

@@ -211,7 +211,7 @@ def test_the_codes_that_the_daemon_knows_are_flowers() -> None:
 
 GUARD = """
 import os, subprocess, sys, time
-from barnraise.client.node import node
+from barnraise.client.node import sandbox
 
 def work():
     os.setsid()
