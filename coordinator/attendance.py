@@ -141,9 +141,9 @@ class Attendance(SessionServicer):
         reader = threading.Thread(
             target=self._read, args=(name, desk, serial, said), name=f"attend-{name}", daemon=True
         )
-        with self._lock:
-            self._readers.add(reader)
         reader.start()
+        with self._lock:
+            self._readers = {reader, *(r for r in self._readers if r.is_alive())}
 
     def _read(self, name: str, desk: Desk, serial: int, said: Iterator[pb.FromNode]) -> None:
         """Until the node ends its side, or the connection goes."""
@@ -156,8 +156,6 @@ class Attendance(SessionServicer):
             pass
         finally:
             self._over(name, desk, serial)
-            with self._lock:
-                self._readers.discard(threading.current_thread())
 
     def join(self) -> None:
         """Wait for the readers; their streams have ended."""

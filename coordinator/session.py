@@ -1,7 +1,7 @@
 """SessionFleet: every member a node of its own, over gRPC with mutual TLS. Orders are pushed.
 
 Who owns what:
-- The Grid's thread owns the blob store, the plans of contents and the receipts being made; it calls
+- The Grid's thread owns the blob store and what has no other owner below; it calls
   `dispatch`, `arrivals`, `acknowledge`, `withdraw` and `wait_for`, and the watcher is called in it alone.
 - gRPC's threads, one for each call, read and write files, and talk to members. They touch a member's
   `Desk`, the `Presence` and `_handed`, each under its own lock, and hold no lock while they do I/O.
@@ -47,7 +47,7 @@ NAMED = 8  # members that a wait names
 PLANS = 64  # contents whose parts are remembered
 LONGEST = 3600.0  # seconds of one wait, which then goes on
 NAMED = 8  # more members than these are counted
-STARTS = "it starts once all have attended; nothing limits the wait"
+STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
 VerdictOf = Callable[[str, str], Receipt | None]
@@ -57,8 +57,9 @@ VerdictOf = Callable[[str, str], Receipt | None]
 class Settings:
     """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
 
-    `size_cap` is that of the run's `Terms`. `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
-    not read its last messages for `patience` seconds is cut when there are more.
+    `folder` holds replies on their way in; it must be on the blob store's file system. `size_cap` is that
+    of the run's `Terms`. A node that has not read its last messages for `patience` seconds is cut when
+    there are more.
     """
 
     folder: Path
@@ -92,6 +93,8 @@ class SessionFleet:
         self._judging: dict[
             str, str
         ] = {}  # order -> member, handed to the Grid and not acknowledged
+        self._awaited: list[str] = []  # whom `wait_for` has said that it waits for, and since when
+        self._awaited_since: float | None = None
         self._bell = threading.Condition()  # the five below are under it
         self._handed: list[Handed] = []
         self._attended: set[str] = set()
@@ -248,19 +251,27 @@ class SessionFleet:
     def wait_for(self, names: Iterable[str], until: float | None = None) -> list[str]:
         """Wait until these members have attended (revoked ones apart); the watcher hears for whom.
 
-        Returns those that have not when `until`, on this fleet's clock, has passed.
+        Returns those that have not when `until`, on this fleet's clock, has passed; asked again, it goes
+        on with the same wait.
         """
-        wanted, since = sorted(names), self.now()
-        told: list[str] = []
+        wanted = sorted(names)
         while missing := self._missing(wanted):
-            if missing != told:
-                told = missing
-                self.watch(_waits(missing, self.now() - since, until and until - self.now()))
+            self._tell_missing(missing)
             if until is not None and self.now() >= until:
                 return missing
-            self._wait(until, partial(self._changed_from, told, wanted))
+            self._wait(until, partial(self._changed_from, missing, wanted))
         self._tell()
+        self._awaited, self._awaited_since = [], None
         return []
+
+    def _tell_missing(self, missing: list[str]) -> None:
+        since = self._awaited_since = self._awaited_since or self.now()
+        if missing == self._awaited:
+            return
+        self._awaited = missing
+        names = tuple(missing[:NAMED])
+        more, waited = len(missing) - len(names), self.now() - since
+        self.watch(events.Waiting("the run", names, more, waited, None, STARTS))
 
     def _missing(self, wanted: Sequence[str]) -> list[str]:
         with self._bell:
@@ -351,9 +362,3 @@ class SessionFleet:
     def unknown(self) -> int:
         """How many deliveries were offered for no order of their member's in this run."""
         return self._exchange.unknown
-
-
-def _waits(missing: Sequence[str], waited: float, left: float | None) -> events.Waiting:
-    then = "(it starts once all have attended)" if left is not None else STARTS
-    names = tuple(missing[:NAMED])
-    return events.Waiting("the run", names, len(missing) - len(names), waited, left, then)

@@ -39,7 +39,6 @@ NAMES = ("ada", "bob", "cyd")
 QUICK = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 100),
 ]
 SOON = 20.0  # seconds: a deadline that nothing should ever need

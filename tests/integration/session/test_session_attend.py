@@ -206,13 +206,15 @@ def states(house: House, name: str) -> list[events.MemberState]:
 def test_whoever_waits_for_members_says_for_whom(house: House) -> None:
     house.node("ada").attend().welcomed()
     assert house.fleet.wait_for(["cyd", "ada", "bob"], house.fleet.now() + 0.01) == ["bob", "cyd"]
-    (first, *_) = [e for e in house.events if isinstance(e, events.Waiting)]
-    assert first.names == ("bob", "cyd") and first.left is not None
+    assert house.fleet.wait_for(["cyd", "ada", "bob"], house.fleet.now()) == ["bob", "cyd"]
+    (first,) = [e for e in house.events if isinstance(e, events.Waiting)]
+    assert first.names == ("bob", "cyd")
     threading.Timer(0.05, lambda: house.node("bob").attend()).start()
     threading.Timer(0.10, lambda: house.node("cyd").attend()).start()
     assert house.fleet.wait_for(["cyd", "ada", "bob"]) == []
     last = [e for e in house.events if isinstance(e, events.Waiting)][-1]
-    assert last.left is None and "nothing limits the wait" in last.text
+    assert last.names == ("cyd",) and last.waited >= 0.05
+    assert last.text == "the run waits since 0 s for cyd; it starts once all have attended"
 
 
 # --- nodes that are slow, many, or gone -----------------------------------------------------------
