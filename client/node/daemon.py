@@ -59,6 +59,9 @@ def main(node_dir: Path, parent: int | None = None) -> int:
     except BarnraiseError as error:
         log.error("%s", error)
         return 1
+    except Exception:
+        log.exception("X101: the node itself failed")
+        return 1
 
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:
