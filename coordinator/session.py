@@ -30,7 +30,7 @@ from barnraise.coordinator.exchange import Exchange, Handed, Office
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
-from barnraise.coordinator.presence import Presence
+from barnraise.coordinator.presence import RESTARTING, Presence
 from barnraise.protocols import canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
@@ -323,6 +323,10 @@ class SessionFleet:
             return False
         self._desks[name].receipt(self._signed(receipt))
         return True
+
+    def restarting(self, name: str, why: str) -> None:
+        """Whoever starts this member's node says that it died and is started again."""
+        self._presence.state(name, RESTARTING, why)
 
     # --- who may be there ----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ from barnraise.protocols.errors import BarnraiseError
 
 HOST = "127.0.0.1"
 INVITED_FOR = 3600.0  # seconds that an invite is good for; it is used at once
-RESTARTS = 5  # deaths of one daemon in a row that are made good
+RESTARTS = 5  # deaths of a daemon in a row after which it counts as unable to start
+SLOWEST = 10.0  # seconds at most until a daemon is started again
 LIVED = 30.0  # seconds after which a daemon counts as having lived
 FAREWELL = 10.0  # seconds in which nodes may end by themselves
 LOOK = 1.0  # seconds between two looks for nodes that cannot start
@@ -69,7 +70,7 @@ class Processes:
             for name, home in homes.items():
                 invite = authority.invitation(name, time.time() + INVITED_FOR, session, enrolment)
                 files.replace(home / INVITE, str(invite).encode())
-            nodes = stack.enter_context(_started(homes))
+            nodes = stack.enter_context(_started(homes, fleet.restarting))
             _wait_for(fleet, nodes)
             yield fleet
 
@@ -122,15 +123,15 @@ def _furnish(setting: Setting, member: LocalMember) -> Path:
 
 
 class NodeProcess:
-    """One member's daemon, started again when it dies.
+    """One member's daemon, started again when it dies, ever more slowly; `told` hears why.
 
     It is started, watched and restarted by one thread, which lives as long as the daemon may: a daemon
     ends with the thread that started it.
     """
 
-    def __init__(self, member: str, home: Path) -> None:
-        self.member, self.home = member, home
-        self.failed = False
+    def __init__(self, member: str, home: Path, told: Callable[[str, str], None]) -> None:
+        self.member, self.home, self._told = member, home, told
+        self.deaths = 0  # in a row; written by the thread alone
         self._ending = threading.Event()
         self._lock = threading.Lock()  # _process
         self._process: subprocess.Popen[bytes] | None = None
@@ -138,17 +139,17 @@ class NodeProcess:
         self._thread.start()
 
     def _keep(self) -> None:
-        deaths = 0
         while not self._ending.is_set():
             started = time.monotonic()
             with self._lock:
                 self._process = _start(self.home)
-            self._process.wait()
-            deaths = 1 if time.monotonic() - started > LIVED else deaths + 1
-            if deaths > RESTARTS and not self._ending.is_set():
-                self.failed = True
+            code = self._process.wait()
+            if self._ending.is_set():
                 return
-            self._ending.wait(0.1 * deaths)
+            self.deaths = 1 if time.monotonic() - started > LIVED else self.deaths + 1
+            words = self.last_words().splitlines()
+            self._told(self.member, f"its daemon ended with {code}: {words[-1] if words else ''}")
+            self._ending.wait(min(SLOWEST, 0.1 * 2**self.deaths))
 
     def end(self) -> None:
         """Ask the daemon to end."""
@@ -197,12 +198,14 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def _started(homes: dict[str, Path]) -> Iterator[list[NodeProcess]]:
+def _started(
+    homes: dict[str, Path], told: Callable[[str, str], None]
+) -> Iterator[list[NodeProcess]]:
     """Every member's node; none of them is left afterwards."""
     nodes: list[NodeProcess] = []
     try:
         for member, home in homes.items():
-            nodes.append(NodeProcess(member, home))
+            nodes.append(NodeProcess(member, home, told))
         yield nodes
     finally:
         for node in nodes:
@@ -217,7 +220,7 @@ def _wait_for(fleet: SessionFleet, nodes: list[NodeProcess]) -> None:
     names = [node.member for node in nodes]
     while fleet.wait_for(names, fleet.now() + LOOK):
         for node in nodes:
-            if node.failed:
+            if node.deaths > RESTARTS:
                 raise BarnraiseError(
                     "N308",
                     f"the node of {node.member} does not start",

@@ -181,3 +181,17 @@ def test_another_process_can_ask_who_is_doing_what(tmp_path: Path) -> None:
     assert status["running"] is False
     assert set(status["members"]) == set(told["members"])
     assert entries(place) > 10
+
+
+def test_a_daemon_killed_again_and_again_is_started_again_and_said_so(
+    tmp_path: Path, whole: dict[str, str]
+) -> None:
+    place = tmp_path / "run"
+    process = start("zoo", place)
+    for _ in range(2):
+        until(lambda: len(processes(place, "nodes/site-01")) >= 1, "the daemon runs")
+        kill(processes(place, "nodes/site-01")[0])
+    out, said = process.communicate()
+    assert process.returncode == 0, said
+    assert json.loads(out)["model"] == whole["zoo"]
+    assert "site-01 starts again: its daemon ended with -9" in said
