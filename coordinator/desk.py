@@ -212,6 +212,11 @@ class Desk:
                     return [self._todo.popitem(last=False)[1] for _ in range(count)]
                 self._changed.wait()
 
+    def waits(self, serial: int) -> bool:
+        """Whether something waits for this session to take it."""
+        with self._changed:
+            return serial in self._last or (serial == self._session and bool(self._todo))
+
     def end(self, serial: int) -> bool:
         """The session is over: its connection is gone. True if it was the live one."""
         with self._changed:
@@ -241,6 +246,19 @@ class Desk:
         """The serial of the live session; 0 if there is none."""
         with self._changed:
             return self._session
+
+    def size(self) -> int:
+        """How many things are kept here."""
+        with self._changed:
+            kept = (
+                self._open,
+                self._taken,
+                self._withdrawn,
+                self._receipts,
+                self._todo,
+                self._last,
+            )
+            return sum(map(len, kept))
 
     def stuck(self, patience: float) -> bool:
         """Whether the live session has not got rid of its last handful for so many seconds."""

@@ -1,0 +1,214 @@
+"""Replies on their way in, without a wire; what members are doing; and how the store adopts a file."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+from engine_kit import Bench, good, member
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from barnraise.coordinator import rounds
+from barnraise.coordinator.blobs import RunBlobs
+from barnraise.coordinator.desk import Part
+from barnraise.coordinator.incoming import Arrival, Offer
+from barnraise.coordinator.presence import ABSENT, DETAIL_EVERY, Presence, percent
+from barnraise.coordinator.refusals import Refused
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.blobs import BlobStore
+from barnraise.protocols.canonical import digest
+
+
+def parts_of(*datas: bytes) -> tuple[Part, ...]:
+    return tuple(Part(digest(data), len(data)) for data in datas)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_any_sequence_of_cuts_ends_in_the_bytes_that_were_offered(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("incoming") / "ada"
+    contents = data.draw(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4))
+    contents = list(dict.fromkeys(contents))
+    parts = parts_of(*contents)
+    of = {digest(c): c for c in contents}
+    for most in [*data.draw(st.lists(st.integers(0, 6), max_size=4)), 1000]:
+        arrival = Arrival(folder, parts, durable=False)
+        lying = sum(f.stat().st_size for f in folder.iterdir())
+        assert arrival.done == lying
+        for _ in range(most):
+            if arrival.complete:
+                break
+            (name, at), *_ = arrival.wanted()
+            size = data.draw(st.integers(1, 25)) if most < 1000 else 25
+            arrival.piece(name, at, of[name][at : at + size])
+        arrival.close()
+    assert arrival.complete and arrival.done == arrival.total == sum(map(len, contents))
+    assert {d: p.read_bytes() for d, p in arrival.files.items()} == of
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.binary(min_size=1, max_size=30),
+    st.integers(0, 40),
+    st.binary(max_size=40),
+    st.sampled_from(["right", "other"]),
+)
+def test_no_piece_makes_a_file_longer_than_its_part(
+    tmp_path_factory: pytest.TempPathFactory, whole: bytes, at: int, piece: bytes, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("incoming") / "ada"
+    (part,) = parts_of(whole)
+    arrival = Arrival(folder, (part,), durable=False)
+    try:
+        arrival.piece(part.digest if name == "right" else digest(b"other"), at, piece)
+        assert name == "right" and at == 0 and whole.startswith(piece)
+    except Refused as refused:
+        assert refused.code in ("N207", "N208")
+        right = name == "right" and at == 0 and 1 <= len(piece) <= len(whole)
+        assert (refused.code == "N208") == (right and len(piece) == len(whole))
+    finally:
+        arrival.close()
+    assert all(f.stat().st_size <= part.size for f in folder.iterdir())
+
+
+def test_a_claimed_size_is_recorded_above_the_cap_and_never_without_bound() -> None:
+    offer = Offer("o", "c", None, (Part("c", 1 << 63), Part("d", 1 << 63)))
+    assert offer.claimed(100) == 1 << 36
+    assert offer.claimed(1 << 50) == (1 << 50) + 1
+    assert Offer("o", "c", None, (Part("c", 500),)).claimed(100) == 500
+
+
+@pytest.mark.parametrize("statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000])
+def test_what_is_no_statement_is_none(statement: bytes) -> None:
+    said = pb.Offer(order="o", content=digest(b"c"), statement=statement)
+    said.parts.add(digest=digest(b"c"), size=1)
+    assert Offer.of(said).statement is None
+
+
+# --- presence -------------------------------------------------------------------------------------------
+
+
+def test_a_new_state_is_told_at_once_and_details_now_and_then() -> None:
+    clock, rung = [0.0], [0]
+
+    def ring() -> None:
+        rung[0] += 1
+
+    seen = Presence(["ada", "bob"], lambda: clock[0], ring)
+    assert [(m.member, m.state) for m in seen.due()] == [("ada", ABSENT), ("bob", ABSENT)]
+    assert seen.due() == [] and seen.next_due() is None
+    clock[0] = 5.0
+    seen.state("ada", "training")
+    assert rung == [1]
+    assert [(m.state, m.detail, m.since) for m in seen.due()] == [("training", "", 5.0)]
+    for step in range(1, 50):
+        seen.progress("ada", "training step", step, 200)
+    assert seen.due() == []
+    assert seen.next_due() == pytest.approx(5.0 + DETAIL_EVERY)
+    clock[0] = 5.0 + DETAIL_EVERY
+    assert [(m.detail, m.since) for m in seen.due()] == [("step 49/200", 5.0)]
+    seen.detail("ada", "delivering", "40 %")
+    assert seen.next_due() is None
+    seen.state("ada", "training")
+    seen.state("ada", "idle")
+    assert [(m.state, m.detail) for m in seen.due()] == [("idle", "")]
+
+
+def test_a_percentage_is_of_something_and_at_most_a_hundred() -> None:
+    assert [percent(0, 10), percent(4, 10), percent(10, 10), percent(11, 10), percent(1, 0)] == [
+        "0 %", "40 %", "100 %", "100 %", "0 %"
+    ]  # fmt: skip
+
+
+# --- what the store and the journal do for a fleet -----------------------------------------------------
+
+
+@pytest.mark.parametrize("store", [BlobStore, RunBlobs])
+def test_an_adopted_file_is_a_blob_once_synced(tmp_path: Path, store: type[BlobStore]) -> None:
+    blobs = store(tmp_path / "blobs")
+    name = digest(b"some bytes")
+    for round_ in range(3):
+        file = tmp_path / "incoming"
+        file.write_bytes(b"some bytes")
+        blobs.adopt(file, name)
+        assert not file.exists() and blobs.read(name) == b"some bytes"
+        assert blobs.kept(name).exists() == (round_ > 0)
+        blobs.adopt(file, name)
+        blobs.sync()
+    assert blobs.kept(name).read_bytes() == b"some bytes"
+    assert hashlib.sha256(blobs.kept(name).read_bytes()).hexdigest() == name[7:]
+    blobs.close()
+
+
+def test_what_was_adopted_and_not_synced_is_gone_after_a_crash(tmp_path: Path) -> None:
+    blobs, name = BlobStore(tmp_path / "blobs"), digest(b"x")
+    (tmp_path / "incoming").write_bytes(b"x")
+    blobs.adopt(tmp_path / "incoming", name)
+    assert not BlobStore(tmp_path / "blobs").has(name)
+
+
+def test_a_verdict_is_found_from_another_thread_once_it_is_durable(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run")
+    bench.will_answer()
+    list(bench.grid.send_and_receive(bench.ask()))
+    order, found = bench.order("ada"), []
+
+    def look() -> None:
+        found.append(bench.log.verdict_of(order.id, "ada"))
+        found.append(bench.log.verdict_of(order.id, "bob"))
+        found.append(bench.log.verdict_of("sha256:" + "0" * 64, "ada"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [next(r for r in bench.fleet.receipts if r.order == order.id), None, None]
+    bench.journal._db.execute("BEGIN IMMEDIATE")
+    bench.journal._db.execute("UPDATE entries SET key='elsewhere' WHERE key=?", (order.id,))
+    assert bench.log.verdict_of(order.id, "ada") == found[0]
+    bench.journal._db.execute("ROLLBACK")
+
+
+# --- the grid's part -------------------------------------------------------------------------------------
+
+
+def test_a_closed_batch_withdraws_what_was_not_answered_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path / "run", policy=rounds.Policy(deadline=10.0))
+    bench.will_answer("ada")
+    list(bench.grid.send_and_receive(bench.ask()))
+    silent = {bench.order(name).id: name for name in ("bob", "cyd")}
+    assert bench.fleet.withdrawn[-1] == silent
+    bench.reopen()
+    list(bench.grid.send_and_receive(bench.ask()))
+    bench.will_answer()
+    list(bench.grid.send_and_receive(bench.ask(value=2.0)))
+    assert bench.fleet.withdrawn[0] == silent
+
+
+def test_a_member_off_the_roster_is_not_waited_for(tmp_path: Path) -> None:
+    """No deadline and no timeout: the batch closes once all who are still admitted have answered."""
+    bench = Bench(tmp_path / "run")
+    bench.will_answer("ada", "cyd")
+
+    def revoked() -> list[object]:
+        bench.fleet.names.remove("bob")
+        return []
+
+    bench.fleet.script.append(revoked)  # type: ignore[arg-type]
+    replies = list(bench.grid.send_and_receive(bench.ask()))
+    assert {m.metadata.src_node_id for m in replies} == {
+        member("ada").node_id,
+        member("cyd").node_id,
+    }
+    (closed,) = bench.bodies("batch.closed")
+    assert (closed["reason"], closed["absent"]) == ("all still admitted answered", ["bob"])
+    late = bench.delivery("bob", good())
+    bench.will_deliver(lambda: late)
+    list(bench.grid.pull_messages([]))
+    assert bench.types()[-1] == "reply.late"
