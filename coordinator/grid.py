@@ -22,7 +22,7 @@ from barnraise.coordinator.answers import Answers
 from barnraise.coordinator.batches import Batch, Draft, diverged, number_orders
 from barnraise.coordinator.evidence import HashOnly, StoredEvidence
 from barnraise.coordinator.fleet import Fleet, Order
-from barnraise.coordinator.intake import REMEMBERED
+from barnraise.coordinator.intake import REMEMBERED, Weight
 from barnraise.coordinator.live import Live, Terms
 from barnraise.coordinator.roster import Roster
 from barnraise.coordinator.rounds import category_of
@@ -57,7 +57,7 @@ class DurableGrid(Grid):
     ) -> None:
         self.terms = terms
         self.failure: BaseException | None = None
-        self.weight: str | None = None
+        self.weight: Weight | None = None
         self.tally = Tally()
         self.recorder: Any = None
         self.blobs = blobs

@@ -25,11 +25,30 @@ REMEMBERED = 4096  # orders of closed batches that may still be answered late
 
 
 @dataclass(frozen=True)
+class Weight:
+    """The metric by which a strategy weighs replies.
+
+    Our strategies are exact and want an integer in [1, 2^31), once. Flower's take any number; one that is
+    not finite and positive, or is 2^31 or more, would take the mean over or end it. To leave it out is
+    for them to judge.
+    """
+
+    key: str
+    whole: bool
+
+    def fits(self, found: list[Any]) -> bool:
+        """Whether a reply with these metrics of that name may be accepted."""
+        if self.whole:
+            return len(found) == 1 and type(found[0]) is int and 1 <= found[0] < MAX_WEIGHT
+        return all(type(v) in (int, float) and 0 < v < MAX_WEIGHT for v in found)
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What the reply to one order must be.
 
     `arrays`: for a train order, each float record it carried, with its arrays' dtypes and shapes.
-    `weight`: the metric that must be an integer in [1, 2^31), if the strategy named one.
+    `weight`: what the metric that weighs the reply must be, if the strategy named one.
     `public_key` is None where the fleet does not sign.
     """
 
@@ -40,7 +59,7 @@ class Expectation:
     payload: Mapping[str, str]
     size_cap: int
     arrays: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
-    weight: str | None = None
+    weight: Weight | None = None
 
 
 @dataclass(frozen=True)
@@ -218,19 +237,20 @@ def _difference(name: str, wanted: set[str], got: set[str]) -> str:
 
 
 def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
-    if expected.weight is None:
+    weight = expected.weight
+    if weight is None:
         return None
     found = [
         value
         for _, record in envelope.records
         if isinstance(record, Values) and record.kind == "metrics"
         for key, value in record.items
-        if key == expected.weight
+        if key == weight.key
     ]
-    if len(found) == 1 and type(found[0]) is int and 1 <= found[0] < MAX_WEIGHT:
+    if weight.fits(found):
         return None
     shown = "there twice" if len(found) > 1 else repr(found[0])[:60] if found else "missing"
-    return _refuse("M107", f"the weight {expected.weight!r} is {shown}")
+    return _refuse("M107", f"the weight {weight.key!r} is {shown}")
 
 
 def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:

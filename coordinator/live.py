@@ -14,7 +14,7 @@ from barnraise.coordinator import batches, events, rounds
 from barnraise.coordinator.batches import Batch
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
-from barnraise.coordinator.intake import Expectation, Intake, Verdict, outliers
+from barnraise.coordinator.intake import Expectation, Intake, Verdict, Weight, outliers
 from barnraise.coordinator.runlog import RunLog, verdict_fact
 from barnraise.protocols import statements
 from barnraise.protocols.blobs import BlobStore
@@ -68,14 +68,14 @@ class Live:
 
     # --- out --------------------------------------------------------------------------------------
 
-    def dispatch(self, batch: Batch, weight: str | None) -> None:
+    def dispatch(self, batch: Batch, weight: Weight | None) -> None:
         """Send a new batch's orders. `weight` is the metric that the rule in force demands."""
         batch.sent_at = self._fleet.now()
         self._expect(batch, weight)
         self._watch(batches.sent_event(batch, replayed=False))
         self._fleet.dispatch(list(batch.orders.values()))
 
-    def redispatch(self, batch: Batch, weight: str | None) -> None:
+    def redispatch(self, batch: Batch, weight: Weight | None) -> None:
         """Send what has no verdict yet, under the same ids; the batch's clocks restart."""
         batch.sent_at = self._fleet.now()
         if rounds.quorum_reached(self._terms.policy, batch.standing()):
@@ -94,7 +94,7 @@ class Live:
             unanswered.pop(order, None)
         self._fleet.withdraw(unanswered)
 
-    def _expect(self, batch: Batch, weight: str | None) -> None:
+    def _expect(self, batch: Batch, weight: Weight | None) -> None:
         """Tell the intake what each reply must be; what is already judged stays judged."""
         plans: dict[str, tuple[int, dict[str, Any]]] = {}
         for order in batch.orders.values():
@@ -119,7 +119,7 @@ class Live:
         return size, arrays
 
     def _expectation(
-        self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], weight: str | None
+        self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], weight: Weight | None
     ) -> Expectation:
         terms, (size, arrays) = self._terms, plan
         payload = statements.reply_payload(

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from barnraise.coordinator import events
+from barnraise.coordinator.intake import Weight
 from barnraise.coordinator.recorder import Seal
 from barnraise.protocols import flower
 from barnraise.protocols.content import Arrays, Envelope
@@ -54,7 +55,7 @@ class EngineRecorder:
 
     def rule(self, strategy: Strategy) -> None:
         """What this strategy demands of train replies: the weight that it names."""
-        self._grid.weight = getattr(strategy, "intake_weight", None)
+        self._grid.weight = weight_of(strategy)
 
     def seed(self, label: str) -> int:
         return int.from_bytes(derive(self._secret, "seed", label)[:8], "big") >> 1
@@ -93,3 +94,13 @@ class EngineRecorder:
 
     def _reseed(self, round: int) -> None:
         flower.seed_generators(derive(self._secret, "seal", str(round)))
+
+
+def weight_of(strategy: Strategy) -> Weight | None:
+    """The weight that a strategy names: ours as `intake_weight`, Flower's as `weighted_by_key`, which its
+    wrappers leave to the strategy inside them."""
+    if (ours := getattr(strategy, "intake_weight", None)) is not None:
+        return Weight(ours, whole=True)
+    inner = getattr(strategy, "strategy", strategy)
+    key = getattr(inner, "weighted_by_key", None)
+    return Weight(key, whole=False) if isinstance(key, str) else None

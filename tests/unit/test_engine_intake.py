@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 from engine_kit import NAMES, Bench, errors, good, member
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery
-from barnraise.coordinator.intake import MAX_REASON, Expectation, Intake, examine
+from barnraise.coordinator.intake import MAX_REASON, Expectation, Intake, Weight, examine
 from barnraise.coordinator.rounds import Policy
+from barnraise.coordinator.seals import weight_of
 from barnraise.protocols import flower
 from barnraise.protocols.content import Envelope, Failure
 from barnraise.protocols.tensors import encode
+from barnraise.strategies import FedAvg as ExactStrategy
 
 Bad = Callable[[Bench], Delivery]
 
@@ -157,7 +160,7 @@ def test_what_a_member_does_wrong_is_refused_and_the_others_stay_unharmed(
     code, bad = BAD[case]
     bench = Bench(tmp_path / "run", policy=Policy(quorum=2))
     if case not in NOT_BY_WEIGHT:
-        bench.grid.weight = "num-examples"
+        bench.grid.weight = Weight("num-examples", whole=True)
     bench.will_deliver(lambda: bad(bench))
     bench.will_answer("ada", "cyd")
     replies = list(bench.grid.send_and_receive(bench.ask()))
@@ -173,6 +176,37 @@ def test_what_a_member_does_wrong_is_refused_and_the_others_stay_unharmed(
     verdicts = ["reply.refused"] * (code != "M109") + ["reply.accepted"] * (2 + (code == "M109"))
     assert Counter(bench.types()) == Counter(["batch.sent", *verdicts, "batch.closed"])
     assert not next(bench.bodies("batch.closed"))["void"]
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        *[(5, True), (0.5, True), (math.nan, False), (math.inf, False), (0, False), (-5, False)],
+        *[(10**18, False), (2**31, False), ([5, 5], False), (2**31 - 1, True)],
+    ],
+)
+def test_the_weight_of_flowers_own_strategies_is_a_finite_positive_number(
+    tmp_path: Path, value: Any, fits: bool
+) -> None:
+    """One member's NaN as `num-examples` would make the mean NaN, and 10^18 would be the mean."""
+    bench = Bench(tmp_path / "run")
+    bench.grid.weight = weight_of(FedAvg())
+    assert bench.grid.weight == Weight("num-examples", whole=False)
+    bench.will_deliver(lambda: bench.delivery("bob", records(num_examples=value)))
+    bench.will_answer("ada", "cyd")
+    reasons = errors(list(bench.grid.send_and_receive(bench.ask())))
+    assert [r[:4] for r in reasons.values()] == ([] if fits else ["M107"])
+
+
+def test_the_weight_is_that_of_the_strategy_inside_a_wrapper() -> None:
+    wrapped = DifferentialPrivacyServerSideFixedClipping(
+        FedAvg(weighted_by_key="rows"),
+        noise_multiplier=0.1,
+        clipping_norm=1.0,
+        num_sampled_clients=3,
+    )
+    assert weight_of(wrapped) == Weight("rows", whole=False)
+    assert weight_of(ExactStrategy()) == Weight("num-examples", whole=True)
 
 
 def test_a_failure_keeps_flowers_code_for_it(tmp_path: Path) -> None:
@@ -245,7 +279,14 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     bench.will_answer("ada", "cyd")
     list(bench.grid.send_and_receive(bench.ask(), timeout=1.0))
     expected = Expectation(
-        bench.order("bob").id, 1, "bob", None, {}, 1 << 20, {"arrays": {}}, "num-examples"
+        bench.order("bob").id,
+        1,
+        "bob",
+        None,
+        {},
+        1 << 20,
+        {"arrays": {}},
+        Weight("num-examples", whole=True),
     )
 
     def examine_bytes(raw: bytes) -> Any:
