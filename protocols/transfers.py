@@ -29,5 +29,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_concurrent_streams", 16),
+    ("grpc.http2.bdp_probe", 0),  # else what a peer sends decides how large its window grows
+    ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.so_reuseport", 0),
 ]

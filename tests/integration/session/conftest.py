@@ -10,12 +10,27 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from session_kit import House, Node
+
+from barnraise.coordinator.fleet import Order
+
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[object]:
+def house(tmp_path: Path) -> Iterator[House]:
     """A coordinator for three members, serving; ended with the test."""
-    from session_kit import House
-
     house = House(tmp_path)
     yield house
     house.close()
+
+
+@pytest.fixture
+def order(house: House) -> Order:
+    """An order that ada has not answered."""
+    order = house.order("ada")
+    house.fleet.dispatch([order])
+    return order
+
+
+@pytest.fixture
+def ada(house: House) -> Node:
+    return house.node("ada")

@@ -416,3 +416,20 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
     except grpc.RpcError as error:
         return status(error)
     raise AssertionError("it was answered")
+
+
+# --- what lies where ----------------------------------------------------------------------------------
+
+
+LARGE = 700_000  # float32: a blob of 2.8 MB, three pieces
+
+
+def incoming(house: House, name: str = "ada") -> dict[str, int]:
+    """The files on their way in from a member, with their sizes."""
+    folder = house.root / "incoming" / name
+    found = folder.iterdir() if folder.exists() else ()
+    return {f"sha256:{file.name}": file.stat().st_size for file in found}
+
+
+def stored(house: House) -> set[str]:
+    return set(house.blobs.all())
