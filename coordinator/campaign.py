@@ -60,7 +60,10 @@ class Campaign:
         self.charter, self.grid, self.init, self.trainers = charter, grid, init, trainers
         self.recorder: Recorder = recorder(grid)
         self.rule: ExactStrategy = make(
-            charter.strategy.name, charter.strategy.options, self.recorder.seed("sampling")
+            charter.strategy.name,
+            charter.strategy.options,
+            self.recorder.seed("sampling"),
+            codec=charter.training.codec,
         )
 
     def run(self) -> None:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypedDict, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from barnraise.protocols.codecs import CODECS, CodecError, open_coded
 from barnraise.protocols.flower import array_of, tensor_of
 from barnraise.protocols.tensors import Tensor
 from barnraise.strategies import sampling
@@ -72,6 +74,7 @@ class Common(TypedDict, total=False):
     name_of: NameOf | None
     patience: float
     threads: int | None
+    codec: str | None
 
 
 class ExactStrategy(Strategy):
@@ -90,6 +93,7 @@ class ExactStrategy(Strategy):
     patience : seconds to wait for members on a grid that has no `name_of`, such as Flower's, where
         nodes may still be connecting; ours starts the app when the members are there
     threads : of the exact pass; default: as many as processors
+    codec : the update codec in which replies come (`protocols.codecs`); default: whole models
 
     Laws
     ----
@@ -99,7 +103,7 @@ class ExactStrategy(Strategy):
     changed. A reply that carries an error, lacks the weight, does not fit the model or is not finite
     is set aside with a logged reason; with none left the model stays (`None` is returned).
 
-    Raises `ValueError` for a fraction outside [0, 1].
+    Raises `ValueError` for a fraction outside [0, 1] and for an unknown codec.
     """
 
     minimum: ClassVar[int] = 1
@@ -124,7 +128,10 @@ class ExactStrategy(Strategy):
         name_of: NameOf | None = None,
         patience: float = 10.0,
         threads: int | None = None,
+        codec: str | None = None,
     ) -> None:
+        if codec is not None and codec not in CODECS:
+            raise ValueError(f"there is no codec {codec!r}; there are {', '.join(CODECS)}")
         for name, value in (("train", fraction_train), ("evaluate", fraction_evaluate)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"fraction_{name} is {value}; it must lie in [0, 1]")
@@ -137,16 +144,31 @@ class ExactStrategy(Strategy):
         self.train_metrics_aggr_fn = train_metrics_aggr_fn or _mean_of_contents
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or _mean_of_contents
         self.seed, self.name_of = seed, name_of
-        self.patience, self.threads = patience, threads
+        self.patience, self.threads, self.codec = patience, threads, codec
         self._names = name_of
         self._base: ArrayRecord | None = None
         self._state: dict[str, ArrayRecord] = {}
 
     # --- the parts of a rule ------------------------------------------------------------------
 
-    def opened(self, content: RecordDict) -> Arrays:
-        """The model that a reply to a train order holds, by array name; nothing is read yet."""
-        return open_record(only_record(content, self.arrayrecord_key))
+    def opened(self, content: RecordDict, base: Arrays | None) -> Arrays:
+        """The model that a reply to a train order holds, by array name; hardly anything is read yet.
+
+        `base` is the model of the order. With a codec the arrays are read as float64: base + delta.
+        """
+        arrays = open_record(only_record(content, self.arrayrecord_key))
+        if self.codec is None:
+            return arrays
+        if base is None:
+            raise SetAside("it is an update, and of which model is not known")
+        try:
+            return open_coded(arrays, base, self.codec)
+        except CodecError as error:
+            raise SetAside(str(error)) from None
+
+    def beside(self, purpose: str, arrays: ArrayRecord) -> Mapping[str, ArrayRecord]:
+        """Further records of an order to train or evaluate `arrays`."""
+        return {}
 
     def reducer(self, contributions: Sequence[Contribution]) -> Reducer:
         """How these contributions, in canonical order, are reduced."""
@@ -156,6 +178,11 @@ class ExactStrategy(Strategy):
     def intake_weight(self) -> str:
         """The metric that the engine's intake must demand of train replies, an integer in [1, 2^31)."""
         return self.weighted_by_key
+
+    @property
+    def intake_codec(self) -> tuple[str, str] | None:
+        """The record of the order whose arrays the intake must take in a codec, and that codec."""
+        return (self.arrayrecord_key, self.codec) if self.codec is not None else None
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -212,6 +239,7 @@ class ExactStrategy(Strategy):
         content = RecordDict(
             {
                 self.arrayrecord_key: _again(arrays),
+                **self.beside(purpose, arrays),
                 self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
             }
         )
@@ -247,7 +275,9 @@ class ExactStrategy(Strategy):
         this round, `ValueError` if the loaded state is not of this model.
         """
         base, self._base = self._base, None
-        found = self._contributions("aggregate_train", replies, self.opened)
+        model = open_model(base) if base is not None else None
+        opened = partial(self.opened, base=model)
+        found = self._contributions("aggregate_train", replies, opened)
         arrays, taken = self.next_model(base, found)
         if arrays is None:
             return None, None

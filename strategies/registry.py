@@ -41,9 +41,14 @@ RULES: Mapping[str, Rule] = {
 
 
 def make(
-    name: str, options: Mapping[str, Any], seed: int, members: int | None = None
+    name: str,
+    options: Mapping[str, Any],
+    seed: int,
+    members: int | None = None,
+    codec: str | None = None,
 ) -> ExactStrategy:
-    """The rule called `name` for a federation of `members` (None: not known yet), seeded with `seed`.
+    """The rule called `name` for a federation of `members` (None: not known yet), seeded with `seed`, whose
+    replies come in `codec`.
 
     However few members are there, they are asked: which number is too few is for the round policy to
     say. Raises C104, naming the key and what is allowed, for an unknown rule or option, a value of the
@@ -58,7 +63,12 @@ def make(
         raise _wrong(f"{name}: fraction_train is 0, so nobody would train", _listed(COMMON))
     try:
         strategy = rule.make(
-            **values, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1, seed=seed
+            **values,
+            min_train_nodes=1,
+            min_evaluate_nodes=1,
+            min_available_nodes=1,
+            seed=seed,
+            codec=codec,
         )
     except ValueError as error:
         raise _wrong(f"{name}: {error}", _listed(rule.options)) from None

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery
-from barnraise.coordinator.intake import MAX_REASON, Expectation, Intake, examine
+from barnraise.coordinator.intake import MAX_REASON, Demands, Expectation, Intake, examine
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols import flower
 from barnraise.protocols.content import Envelope, Failure
@@ -157,7 +157,7 @@ def test_what_a_member_does_wrong_is_refused_and_the_others_stay_unharmed(
     code, bad = BAD[case]
     bench = Bench(tmp_path / "run", policy=Policy(quorum=2))
     if case not in NOT_BY_WEIGHT:
-        bench.grid.weight = "num-examples"
+        bench.grid.demands = Demands("num-examples")
     bench.will_deliver(lambda: bad(bench))
     bench.will_answer("ada", "cyd")
     replies = list(bench.grid.send_and_receive(bench.ask()))
