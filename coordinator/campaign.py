@@ -102,6 +102,7 @@ class Campaign:
             "train": plain(trained or {}),
             "members": members,
             "void": arrays is None,
+            "decision": self.rule.decision(),
         }
         self._seal(number, model, report)
         return _Standing(number, model, metrics)

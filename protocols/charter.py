@@ -2,7 +2,7 @@
 
 `Charter.parse` refuses what it does not know, naming the key and what is allowed there. A `[task]` has
 keys of its own beside `name`; what they mean is for the task to say (`barnraise.client.tasks`), and the
-numbers under `[strategy]` are for the strategy (`barnraise.strategies.registry`).
+options under `[strategy]` are for the strategy (`barnraise.strategies.registry`).
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ class TrainingSection(_Section):
 
 
 class StrategySection(_Section):
-    """How replies become the next model. Keys beside `name` are the strategy's numbers."""
+    """How replies become the next model. Keys beside `name` are the strategy's options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    name: str = Field("fedavg", description='"fedavg" or "diloco"')
+    name: str = Field("fedavg", description='of the rule, such as "fedavg" (docs/strategies.md)')
 
     @property
     def options(self) -> dict[str, Any]:

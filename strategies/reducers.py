@@ -219,19 +219,19 @@ class GeometricMedian(Reducer):
 class CentredClipping(Reducer):
     """Centred clipping (arXiv 2012.10333): n >= 2f + 1, and to be trusted while f / n is about 0.1 or less.
 
-        v <- v + (1/n) * sum of (d_i - v) * min(1, tau / |d_i - v|),  `iterations` times, from v = 0
+        v <- v + (1/n) * sum of (d_i - v) * min(1, radius / |d_i - v|),  `iterations` times, from v = 0
         x <- base + v
 
-    `tau` is the clipping radius in the model's own units; None takes the median of |d_i - v| anew in each
+    `radius` is in the model's own units; None takes the median of |d_i - v| anew in each
     iteration, so that nothing has to be known beforehand. The paper's v begins at the momentum of the round
     before, and its members send momenta; ours begins at the base and they send models.
     """
 
     geometric = True
 
-    def __init__(self, f: int = 1, tau: float | None = None, iterations: int = 3) -> None:
+    def __init__(self, f: int = 1, radius: float | None = None, iterations: int = 3) -> None:
         self.f = at_least("f", f, 1)
-        self.tau = positive("tau", tau) if tau is not None else None
+        self.radius = positive("radius", radius) if radius is not None else None
         self.iterations = at_least("iterations", iterations, 1)
         self.minimum = 2 * f + 1
 
@@ -241,8 +241,8 @@ class CentredClipping(Reducer):
         weights = np.zeros(n)
         for _ in range(self.iterations):
             far = _from_point(weights, gram)
-            tau = self.tau if self.tau is not None else float(np.median(far))
-            clip = np.array([1.0 if d <= tau else tau / d for d in map(float, far)]) / n
+            radius = self.radius if self.radius is not None else float(np.median(far))
+            clip = np.array([1.0 if d <= radius else radius / d for d in map(float, far)]) / n
             weights = weights * (1.0 - clip.sum()) + clip
         return Weights(tuple(map(float, weights)))
 
