@@ -17,6 +17,7 @@ from barnraise.strategies.robust import (
     MultiKrum,
     TrimmedMean,
 )
+from barnraise.strategies.scaffold import Scaffold
 
 __all__ = [
     "CentredClipping",
@@ -28,6 +29,7 @@ __all__ = [
     "Krum",
     "Median",
     "MultiKrum",
+    "Scaffold",
     "TrimmedMean",
     "make",
 ]

@@ -21,6 +21,7 @@ from barnraise.strategies.diloco import DiLoCo
 from barnraise.strategies.exact import Outer
 from barnraise.strategies.fedavg import FedAvg
 from barnraise.strategies.presteps import PreStep
+from barnraise.strategies.scaffold import Scaffold
 
 Meanings = Mapping[str, str]
 
@@ -131,6 +132,13 @@ RULES: Mapping[str, Rule] = {
             "lr": "outer learning rate, > 0; default 0.7",
             "momentum": "outer Nesterov momentum, in [0, 1); default 0.9, lower for short rounds",
         },
+        outer=False,
+    ),
+    "scaffold": Rule(
+        Scaffold,
+        "the mean, the members' drift corrected by control variates (arXiv 1910.06378)",
+        {"lr": "global learning rate, > 0; default 1"},
+        before=False,
         outer=False,
     ),
     "fednova": Rule(
