@@ -129,9 +129,10 @@ def unsealed(record: Mapping[str, Any], own: Decision, names: Sequence[str]) -> 
     """
     try:
         found = _unsealed(record, own, names)
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        same = sealed(found, names) == dict(record)
+    except (LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
         raise ValueError(f"the decision on record cannot be read: {error!r}") from None
-    if sealed(found, names) != dict(record):
+    if not same:
         raise ValueError("the decision on record is not one about these members")
     return found
 
@@ -140,12 +141,12 @@ def _unsealed(record: Mapping[str, Any], own: Decision, names: Sequence[str]) ->
     if not record:
         return own
     if "selected" in record:
-        return Selected(tuple(names.index(name) for name in record["selected"]))
+        return Selected(tuple(sorted({names.index(name) for name in record["selected"]})))
     if "weights" in record:
         weights = record["weights"]
         return Weights(tuple(float.fromhex(weights.get(name, "0x0p+0")) for name in names))
     if not isinstance(own, ByElement):
-        raise ValueError("the decision on record is of another rule")
+        raise ValueError("it is of another rule")
     return ByElement(own.fold, tuple(_row(record["rows"][name], len(names)) for name in names))
 
 
