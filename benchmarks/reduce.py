@@ -147,7 +147,12 @@ def timed(args: argparse.Namespace, work: Callable[[], object]) -> dict[str, Any
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The high-water mark of resident memory, in MB. Not `ru_maxrss`: that begins at the parent's."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (line,) = (li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 # --- updates ----------------------------------------------------------------------------------------

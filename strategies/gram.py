@@ -21,7 +21,7 @@ from barnraise.protocols.tensors import Tensor
 from barnraise.strategies.columns import F64, Column, Files
 from barnraise.strategies.exact import WORTH, Arrays, Form, default_threads
 
-ROOM = 1 << 20  # elements of all the members' deltas in a block
+ROOM = 1 << 21  # elements of all the members' deltas in a block
 
 
 def gram(form: Form, base: Arrays, members: Sequence[Arrays], *, threads: int | None = None) -> F64:
