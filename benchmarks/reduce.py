@@ -36,12 +36,12 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "multi-krum": ("multi-krum", {"f": 3}),
     "geometric median": ("geometric-median", {}),
     "centred clipping": ("centred-clipping", {}),
-    "mean, norm bound": ("fedavg", {"norm_bound_median": 1.0}),
-    "mean, adam": ("fedavg", {"outer": "adam"}),
-    "krum, nnm": ("krum", {"f": 3, "nnm": 3}),
-    "median, nnm": ("median", {"nnm": 3}),
+    "norm bound + mean": ("fedavg", {"norm_bound_median": 1.0}),
+    "mean + adam": ("fedavg", {"outer": "adam"}),
+    "nnm + krum": ("krum", {"f": 3, "nnm": 3}),
+    "nnm + median": ("median", {"nnm": 3}),
 }
-SLOW = ("median, nnm",)
+SLOW = ("nnm + median",)
 FLOWER = ("mean", "median", "trimmed mean", "krum", "multi-krum")
 NUMPY = ("mean", "median", "trimmed mean", "krum")
 
@@ -106,7 +106,10 @@ def rules_of(chosen: str) -> list[str]:
         return list(OURS)
     if chosen == "quick":
         return [name for name in OURS if name not in SLOW]
-    return chosen.split(",")
+    names = chosen.split(",")
+    if unknown := sorted(set(names) - set(OURS)):
+        raise SystemExit(f"no such rule: {unknown}; there are {list(OURS)}")
+    return names
 
 
 def alone(args: argparse.Namespace, where: Path, what: str) -> dict[str, Any]:
