@@ -23,11 +23,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from barnraise.protocols.codecs import CODECS, CodecError, open_coded
-from barnraise.protocols.flower import tensor_of
-from barnraise.protocols.tensors import Tensor
 from barnraise.strategies import sampling
 from barnraise.strategies.exact import Arrays, Form, Outer, Step, state_dtype
 from barnraise.strategies.presteps import PreStep
+from barnraise.strategies.records import again, open_model, record_of
 from barnraise.strategies.reducers import Mean, Reducer
 from barnraise.strategies.reduction import Reduction, reduced, say_aside
 from barnraise.strategies.replies import (
@@ -198,7 +197,7 @@ class ExactStrategy(Strategy):
 
     def state(self) -> RecordDict:
         """What the rule keeps from round to round; empty before the first and for rules without."""
-        return RecordDict({name: _again(arrays) for name, arrays in self._state.items()})
+        return RecordDict({name: again(arrays) for name, arrays in self._state.items()})
 
     def load(self, state: RecordDict) -> None:
         """Go on from what `state` returned. Raises `ValueError` for any other rule's state."""
@@ -206,7 +205,7 @@ class ExactStrategy(Strategy):
         if state and (set(state) != set(names) or set(state.array_records) != set(names)):
             held, kept = ", ".join(state), ", ".join(names) or "none"
             raise ValueError(f"the state holds {held}; that of {type(self).__name__} is {kept}")
-        self._state = {name: _again(state.array_records[name]) for name in state}
+        self._state = {name: again(state.array_records[name]) for name in state}
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class ExactStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the sampled members to train `arrays`. Raises R104 if there are too few members."""
-        self._base = _again(arrays)
+        self._base = again(arrays)
         share = (self.fraction_train, max(self.min_train_nodes, self.minimum))
         return self._ask(sampling.TRAIN, share, server_round, arrays, config, grid)
 
@@ -249,7 +248,7 @@ class ExactStrategy(Strategy):
         _log.info("configure_%s: asks %s of %s members", purpose, len(asked), len(members))
         content = RecordDict(
             {
-                self.arrayrecord_key: _again(arrays),
+                self.arrayrecord_key: again(arrays),
                 **self.beside(purpose, arrays),
                 self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
             }
@@ -330,8 +329,8 @@ class ExactStrategy(Strategy):
         if outcome is None:
             return None, []
         self._decision = outcome.decision
-        self._state = {name: _record(state) for name, state in outcome.made.state.items()}
-        return _record(outcome.made.model), outcome.taken
+        self._state = {name: record_of(state) for name, state in outcome.made.state.items()}
+        return record_of(outcome.made.model), outcome.taken
 
     def _contributions(
         self,
@@ -389,23 +388,6 @@ class ExactStrategy(Strategy):
 def _said(part: object) -> str:
     settings = (f"{k} {v}" for k, v in vars(part).items() if k not in ("minimum", "state"))
     return ", ".join([type(part).__name__, *settings])
-
-
-def open_model(record: ArrayRecord) -> dict[str, Tensor]:
-    """The record's arrays as tensors. Raises `TypeError` for one that is not NumPy's."""
-    return {key: tensor_of(array) for key, array in record.items()}
-
-
-def _again(record: ArrayRecord) -> ArrayRecord:
-    """Another record of the same arrays: nothing done to one shows in the other."""
-    return _record(dict(record.items()))
-
-
-def _record(arrays: dict[str, Any]) -> ArrayRecord:
-    record = ArrayRecord()  # ArrayRecord(arrays) would copy every array
-    for key, array in arrays.items():
-        record[key] = array
-    return record
 
 
 def _mean_of_contents(contents: list[RecordDict], weighted_by: str) -> MetricRecord:

@@ -13,9 +13,10 @@ from barnraise.protocols.codecs import CODECS, CodedTensor
 from barnraise.protocols.flower import array_of
 from barnraise.protocols.packing import VALUES
 from barnraise.strategies import sampling
-from barnraise.strategies.base import Common, ExactStrategy, open_model
+from barnraise.strategies.base import Common, ExactStrategy
 from barnraise.strategies.exact import Arrays, Form, Step, WeightedMean, advance, state_dtype
 from barnraise.strategies.outer import Sgd
+from barnraise.strategies.records import again, open_model, record_of
 from barnraise.strategies.replies import (
     Contribution,
     SetAside,
@@ -60,7 +61,7 @@ class Scaffold(ExactStrategy):
     def state(self) -> RecordDict:
         held = super().state()
         if self._control is not None:
-            held[CONTROL] = _record(dict(self._control.items()))
+            held[CONTROL] = again(self._control)
         return held
 
     def load(self, state: RecordDict) -> None:
@@ -77,8 +78,8 @@ class Scaffold(ExactStrategy):
             return {}
         if self._control is None:
             form = _floating(form_of(open_model(arrays)))
-            self._control = _record({k: array_of(np.zeros(s, d)) for k, (d, s) in form.items()})
-        return {CONTROL: _record(dict(self._control.items()))}
+            self._control = record_of({k: array_of(np.zeros(s, d)) for k, (d, s) in form.items()})
+        return {CONTROL: again(self._control)}
 
     def _members(self, grid: Grid, needed: int) -> list[tuple[str, int]]:
         found = super()._members(grid, needed)
@@ -121,7 +122,7 @@ class Scaffold(ExactStrategy):
         step = Step(Sgd(len(taken) / max(self._members_now, len(taken))), now)
         made = advance(form_of(now), members, weights, array_of, step=step, threads=self.threads)
         if made.finite:
-            self._control = _record(made.model)
+            self._control = record_of(made.model)
 
 
 def _moved(now: Arrays, by: Arrays) -> Arrays:
@@ -131,10 +132,3 @@ def _moved(now: Arrays, by: Arrays) -> Arrays:
 
 def _floating(form: Form) -> Form:
     return {k: (state_dtype(d), s) for k, (d, s) in form.items() if d.kind == "f"}
-
-
-def _record(arrays: Mapping[str, Any]) -> ArrayRecord:
-    record = ArrayRecord()
-    for name, array in arrays.items():
-        record[name] = array
-    return record

@@ -27,7 +27,9 @@ from strategy_kit import (
     weight_of,
 )
 
+from barnraise.protocols.codecs import code, open_coded
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.tensors import MemoryTensor
 from barnraise.strategies import ExactStrategy, Krum, exact, make
 from barnraise.strategies.reduction import Disagreement
 from barnraise.strategies.registry import BEFORE, OUTER, RULES
@@ -82,6 +84,42 @@ def test_state_goes_on_in_another_process(what: str) -> None:
     model = play(first, 2, grid=PlainGrid(NODES))
     second.load(first.state())
     assert bytes_of(play(second, 4, model, first=3, grid=PlainGrid(NODES))) == bytes_of(whole)
+
+
+# --- update codecs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "topk"])
+@pytest.mark.parametrize("what", [w for w in COMPOSED if not w.startswith("bounded")])
+def test_l1_coded_replies_are_reduced_as_the_models_that_they_say(what: str, codec: str) -> None:
+    """In any order, chunk and thread; beside members who send those models themselves, in float64."""
+
+    def coded(order: Message) -> Message:
+        return reply(order, said(order)[0])
+
+    def opened(order: Message) -> Message:
+        return reply(order, said(order)[1])
+
+    def said(order: Message) -> tuple[dict[str, Any], dict[str, Any]]:
+        model = numpy_of(order.content.array_records["arrays"])
+        sent, _ = code(codec, local(model, order.metadata.dst_node_id, 1), model, {})
+        tensors = {n: MemoryTensor.of(np.asarray(a)) for n, a in sent.items()}
+        base = {n: MemoryTensor.of(a) for n, a in model.items()}
+        models = {}
+        for name, tensor in open_coded(tensors, base, codec).items():
+            models[name] = np.empty(model[name].size, tensor.dtype)
+            tensor.read_into(models[name], 0)
+            models[name] = models[name].reshape(model[name].shape)
+        return dict(sent), models
+
+    name, options = COMPOSED[what]
+    plain = play(made(what), 2, grid=PlainGrid(NODES, opened))
+    for order, chunk, threads in ((list, 1 << 18, 1), (lambda replies: replies[::-1], 5, 3)):
+        rule = make(name, options, 0, len(NODES), codec)
+        rule.threads = threads
+        with mock.patch.object(exact, "CHUNK", chunk):
+            got = play(rule, 2, grid=PlainGrid(NODES, coded, order=order))
+        assert bytes_of(got) == bytes_of(plain)
 
 
 # --- what is put on record -------------------------------------------------------------------------------
