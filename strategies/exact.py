@@ -1,9 +1,9 @@
 """The one exact pass in which the members' replies become the next model.
 
 Every element is worked on in float64 with correctly rounded operations only (`np.multiply`, `np.add`,
-`np.subtract`, `np.divide`; never fused, never `pow`, never a reduction whose order hangs on the
-processor), then rounded once. No element knows of another, so the bytes follow from the members, in
-the order given, and from nothing else: not from the chunk size, not from the number of threads.
+`np.subtract`, `np.divide`, `np.sqrt`, comparisons; never fused, never `pow`, never a reduction whose order
+hangs on the processor), then rounded once. No element knows of another, so the bytes follow from the
+members, in the order given, and from nothing else: not from the chunk size or the number of threads.
 
     reduce    the members' elements, in order                   a `Fold`
     step      base and pseudo-gradient, base - reduced          an `Outer`, if there is one
@@ -33,13 +33,10 @@ from numpy.typing import NDArray
 from barnraise.protocols.tensors import FileTensor, Tensor, size_of
 from barnraise.strategies.columns import F64, Column, Dtype, Files, real
 
-CHUNK = 1 << 18  # elements; the fastest for large models, as measured
-SMALL_CHUNK = (
-    1 << 15
-)  # for small models on one thread, where fresh buffers cost as much as the work
+CHUNK = 1 << 17  # elements; the fastest for large models, as measured
 ROOM = 1 << 19  # elements in all the rows of a fold that holds many: what a processor keeps near
 WORTH = 1 << 21  # elements to read that are worth a further thread
-SPAN = 1 << 22  # elements whose results are held before they are handed over
+SPAN = 1 << 21  # elements whose results are held before they are handed over
 MAX_THREADS = 8  # memory is the limit, not processors
 
 Form = Mapping[str, tuple[Dtype, tuple[int, ...]]]
@@ -161,7 +158,8 @@ def advance(
 ) -> Advanced[Kept]:
     """The next model from `members`, in canonical order, each of which has every array of `form`.
 
-    `form` names each array's dtype and shape; `keep` makes of each finished array what is returned.
+    `form` names each array's dtype and shape; `keep` makes of each finished array what is returned, and
+    copies it: its memory is used again.
     State is float32, or float64 where the model is. `chunk` (elements) and `threads` change the speed
     and nothing else; by default there are as many threads as processors, 8 at most, and fewer where
     there is little to do. Raises `BlobError` or `OSError` if a reply on disk cannot be read.
@@ -174,13 +172,14 @@ def advance(
     rows = 2 + max(1, fold.rows) + len(states)
     most = CHUNK if fold.rows == 1 else max(1, min(CHUNK, ROOM // rows))
     chunk = chunk or max(1, min(most, -(-largest // threads)))
+    results = _Results()
     done: Advanced[Kept] = Advanced(state={name: {} for name in states})
     with (
         Files(tensor for source in sources for tensor in source.values()) as files,
         _Crew(threads, chunk, rows) as crew,
     ):
         for span in spans:
-            task = _Task(span, members, fold, step, files)
+            task = _Task(span, members, fold, step, files, results)
             done.finite &= crew.run(task)
             for into, flat in zip([done.model, *done.state.values()], task.results, strict=False):
                 into.update((name, keep(array)) for name, array in _cut(flat, span, form))
@@ -262,6 +261,19 @@ def _restore_order(arrays: dict[str, Kept], form: Form) -> None:
             arrays[name] = arrays.pop(name)
 
 
+class _Results:
+    """Where spans leave their results, one after another in the same memory."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, NDArray[np.uint8]] = {}
+
+    def take(self, number: int, dtype: Dtype, size: int) -> NDArray[Any]:
+        room = self._held.get(number)
+        if room is None or room.size < size * dtype.itemsize:
+            room = self._held[number] = np.empty(size * dtype.itemsize, np.uint8)
+        return room[: size * dtype.itemsize].view(dtype)
+
+
 class _Task:
     """One span: where its elements come from, where its results go."""
 
@@ -272,6 +284,7 @@ class _Task:
         fold: Fold,
         step: Step | None,
         files: Files,
+        results: _Results,
     ) -> None:
         self._step = step if span.dtype.kind == "f" else None
         self._fold = fold
@@ -281,7 +294,7 @@ class _Task:
         self._beside = [Column([s[n] for n in span.names], files) for s in beside]
         states = len(self._step.outer.state) if self._step else 0
         dtypes = [span.dtype, *[state_dtype(span.dtype)] * states]
-        self.results = [np.empty(span.size, dtype) for dtype in dtypes]
+        self.results = [results.take(i, dtype, span.size) for i, dtype in enumerate(dtypes)]
         self.size = span.size
 
     def do(self, start: int, rows: Sequence[F64], raw: NDArray[np.uint8]) -> bool:

@@ -72,7 +72,9 @@ def test_l6_memory_does_not_grow_with_members(what: str, paths: list[Path]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["mean", "median", "trimmed mean", "krum", "geometric median"])
+@pytest.mark.parametrize(
+    "rule", ["mean", "median", "trimmed mean", "krum", "geometric median", "mean + adam"]
+)
 def test_l6_32_updates_of_100_mb_take_less_than_400_mb(rule: str) -> None:
     options = ["--rules", rule, "--theirs", "1000", "--repeats", "1"]
     done = subprocess.run(
