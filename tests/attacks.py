@@ -20,13 +20,15 @@ def sign_flip(own: F64) -> F64:
     return -own
 
 
-def alie(honest: F64, f: int) -> F64:
+def alie(honest: F64, f: int, z: float | None = None) -> F64:
     """A Little Is Enough (arXiv 1902.06156): mean - z * standard deviation, coordinate by coordinate.
 
     With n members z = Phi^-1((n - f - s) / (n - f)), s = floor(n / 2 + 1) - f: so far out that s honest
-    members are still farther, and the median is theirs to move.
+    members are still farther, and the median is theirs to move. `z` instead: the paper's experiments
+    have 1.5.
     """
-    update = honest.mean(axis=0) - alie_z(len(honest) + f, f) * honest.std(axis=0)
+    z = alie_z(len(honest) + f, f) if z is None else z
+    update = honest.mean(axis=0) - z * honest.std(axis=0)
     return np.tile(update, (f, 1))
 
 

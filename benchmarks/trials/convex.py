@@ -202,7 +202,7 @@ def tuned(method: str, epochs: int, rates: Sequence[float], similarity: float, m
 def run(quick: bool, seeds: Sequence[int]) -> dict[str, Any]:
     """Rounds to the target by similarity, method and epochs: a list over seeds."""
     epochs, most = ((5,), 40) if quick else ((1, 5, 10, 20), 400)
-    rates = (10.0,) if quick else (0.3, 1.0, 3.0, 10.0)
+    rates = (10.0,) if quick else (0.3, 1.0, 3.0, 10.0, 30.0)
     found: dict[str, Any] = {}
     for similarity in (0.1,) if quick else (0.0, 0.1):
         rows = found.setdefault(f"{similarity:.0%}", {})

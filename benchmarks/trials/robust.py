@@ -23,7 +23,7 @@ from trials.grid import Roster
 F32, F64 = NDArray[np.float32], NDArray[np.float64]
 MEMBERS, BAD = 15, 3
 CLASSES, FEATURES, HIDDEN = 10, 64, 32
-ALPHA = 0.5  # of the Dirichlet distribution: the smaller, the more members differ
+ALPHA = 0.1  # of the Dirichlet distribution: the smaller, the more members differ
 STEPS, BATCH, LR = 5, 16, 0.3
 SHAPES = ((FEATURES, HIDDEN), (1, HIDDEN), (HIDDEN, CLASSES), (1, CLASSES))
 LAST = 10  # rounds whose accuracy is averaged
@@ -67,6 +67,7 @@ ATTACKS: Mapping[str, Callable[[Scene], F64]] = {
     "none": lambda scene: scene.own,
     "sign flip": lambda scene: attacks.sign_flip(scene.own),
     "ALIE": lambda scene: attacks.alie(scene.honest, BAD),
+    "ALIE, z 1.5": lambda scene: attacks.alie(scene.honest, BAD, 1.5),
     "IPM 0.5": lambda scene: attacks.inner_product(scene.honest, BAD, 0.5),
     "IPM 10": lambda scene: attacks.inner_product(scene.honest, BAD, 10.0),
     "label flip": lambda scene: scene.own,  # its labels are flipped
