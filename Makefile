@@ -15,7 +15,7 @@ help:
 	@echo "make test      lint, types and tests"
 	@echo "make install   only the environment (.venv)"
 	@echo "make slow      what \`make test\` leaves out: every kill, every strategy"
-	@echo "make bench     seconds a round, beside what the disk allows"
+	@echo "make bench     seconds a round, and a rule, beside what the machine allows"
 
 install: $(STAMP)
 
@@ -54,6 +54,7 @@ slow: install
 
 bench: install
 	PYTHONHASHSEED=0 $(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/reduce.py --rules quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info barnraise-demo

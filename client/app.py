@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from barnraise.client.partners import Variates
 from barnraise.client.tasks import Split, Task, load_task
-from barnraise.client.training import Inner, evaluate, train
-from barnraise.protocols.charter import Charter
+from barnraise.client.training import MOMENTS, Inner, evaluate, train
+from barnraise.client.updates import update
+from barnraise.protocols.charter import Charter, TrainingSection
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.flower import array_of, load_carry, save_carry
 
 ARRAYS, CONFIG, METRICS, WEIGHT = "arrays", "config", "metrics", "num-examples"
+CONTROL = "control"  # the record in which SCAFFOLD's strategy sends c and takes c_i+ - c_i
+VARIATE, RESIDUAL = "variate", "residual"  # in the carry file: c_i, and what coding still owes
 MAX_WEIGHT = 2**31 - 1
 
 
@@ -72,21 +78,27 @@ def _register(app: ClientApp, site: Callable[[Context], Site]) -> None:
 
     @app.train()
     def train_round(message: Message, context: Context) -> Message:
-        """One round's local work, AdamW's state kept in the carry file."""
+        """One round's local work; what it leaves for the next is kept in the carry file."""
         here = site(context)
-        model = here.model(message.content.array_records[ARRAYS])
-        inner = load_inner(load_carry(context))
+        asked, carry = message.content.array_records, load_carry(context)
+        model, inner = here.model(asked[ARRAYS]), load_inner(carry)
         plan, rounds = here.charter.training, here.charter.rounds.count
         number = _round(message)
         span = ((number - 1) / rounds, number / rounds)
-        worked = train(here.task, model, here.data.train, plan, inner, span)
-        save_carry(context, save_inner(inner))
+        variates = _variates(asked, carry, here.device)
+        partners = [variates] if variates is not None else []
+        worked = train(here.task, model, here.data.train, plan, inner, span, partners=partners)
+        records, kept = RecordDict(), save_inner(inner)
+        records[ARRAYS] = _sent(plan, model, asked[ARRAYS], carry, kept)
+        if variates is not None:
+            records[CONTROL] = _control(asked[CONTROL], variates, carry, kept)
+        save_carry(context, kept)
         metrics = {
             WEIGHT: min(here.data.sizes()[0], MAX_WEIGHT),
             "steps": worked.steps,
             "loss": worked.loss,
         }
-        return _reply(message, RecordDict({ARRAYS: record_of(model)}), metrics)
+        return _reply(message, records, metrics)
 
     @app.evaluate()
     def evaluate_model(message: Message, context: Context) -> Message:
@@ -119,6 +131,54 @@ def _round(message: Message) -> int:
     return int(cast(int, config.get("server-round", 1)))
 
 
+# --- what is sent, and what is kept for the next round -----------------------------------------------
+
+
+def _sent(
+    plan: TrainingSection,
+    model: nn.Module,
+    base: ArrayRecord,
+    carry: RecordDict,
+    kept: RecordDict,
+) -> ArrayRecord:
+    """The trained model or its update, as the charter says; what the coding owes is kept."""
+    if plan.codec is None and plan.update_norm is None:
+        return record_of(model)
+    trained = {name: t.detach().cpu().numpy() for name, t in model.state_dict().items()}
+    before = {name: array.numpy() for name, array in base.items()}
+    owed = carry.array_records.get(RESIDUAL, ArrayRecord())
+    sent, residual = update(plan, trained, before, {name: a.numpy() for name, a in owed.items()})
+    if residual:
+        kept[RESIDUAL] = _record_of_arrays(residual)
+    return _record_of_arrays(sent)
+
+
+def _variates(
+    asked: Mapping[str, ArrayRecord], carry: RecordDict, device: torch.device
+) -> Variates | None:
+    """SCAFFOLD's correction, if the order carries the federation's variate."""
+    if CONTROL not in asked:
+        return None
+    own = carry.array_records.get(VARIATE, ArrayRecord())
+    return Variates(
+        *({k: _tensor(a.numpy()).to(device) for k, a in r.items()} for r in (asked[CONTROL], own))
+    )
+
+
+def _control(
+    asked: ArrayRecord, variates: Variates, carry: RecordDict, kept: RecordDict
+) -> ArrayRecord:
+    """How the member's variate moved, in the form of the federation's; the new one is kept."""
+    after = {name: t.cpu().numpy() for name, t in variates.own().items()}
+    before = carry.array_records.get(VARIATE, ArrayRecord())
+    kept[VARIATE] = _record_of_arrays(after)
+    moved = {}
+    for name, array in asked.items():
+        here = after[name] if name in after else np.zeros(array.shape)
+        moved[name] = here - (before[name].numpy() if name in before else 0.0)
+    return _record_of_arrays({n: m.astype(asked[n].dtype) for n, m in moved.items()})
+
+
 # --- tensors and records ----------------------------------------------------------------------------
 
 
@@ -128,9 +188,13 @@ def record_of(model: nn.Module) -> ArrayRecord:
 
 
 def _record(tensors: dict[str, Tensor]) -> ArrayRecord:
+    return _record_of_arrays({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+
+
+def _record_of_arrays(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     record = ArrayRecord()
-    for name, tensor in tensors.items():
-        record[name] = array_of(tensor.cpu().numpy())
+    for name, array in arrays.items():
+        record[name] = array_of(array)
     return record
 
 
@@ -143,8 +207,8 @@ def load_inner(carry: RecordDict) -> Inner:
     inner = Inner()
     if "steps" in carry:
         inner.steps = int(cast(int, carry.config_records["steps"]["n"]))
-    for moment, record in carry.array_records.items():
-        for name, array in record.items():
+    for moment in MOMENTS:
+        for name, array in carry.array_records.get(moment, ArrayRecord()).items():
             inner.moments.setdefault(name, {})[moment] = _tensor(array.numpy())
     return inner
 

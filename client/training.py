@@ -1,14 +1,15 @@
 """Local work: a torch training loop in steps or in minutes, and evaluation on held-out data.
 
-AdamW, whose state the caller keeps from round to round. Batches are drawn with replacement by torch's
-global generator, which is seeded for each order; so on one thread the same order gives the same bytes.
+AdamW, whose state the caller keeps from round to round, or plain SGD. Batches are drawn with
+replacement by torch's global generator, which is seeded for each order; so on one thread the same order
+gives the same bytes.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from barnraise.client.partners import Partner, Pull
 from barnraise.client.tasks.task import Batch, Task, to_device
 from barnraise.protocols import progress
 from barnraise.protocols.charter import TrainingSection
 
 EVALUATION_BATCH = 64
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -48,12 +50,16 @@ def train(
     inner: Inner,
     span: tuple[float, float],
     clock: Callable[[], float] = time.monotonic,
+    partners: Sequence[Partner] = (),
 ) -> Worked:
     """Train `model` in place on `data` as `plan` says, from `inner`'s state, which moves on.
 
     `span` is the part of the whole run that this round is, such as (0.2, 0.3); the learning rate
-    follows it.
+    follows it. Each of `partners` adjusts every step's gradient; where `plan` has a proximal term, so
+    does that.
     """
+    if plan.proximal:
+        partners = [*partners, Pull(model, plan.proximal)]
     model.train()
     device = next(model.parameters()).device
     optimizer = _optimizer(model, plan, inner)
@@ -66,6 +72,8 @@ def train(
         loss = task.loss(model, to_device(draw(data, plan.batch), device))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+        for partner in partners:
+            partner.adjust(model)
         optimizer.step()
         inner.steps += 1
         losses.append(loss.item())
@@ -111,8 +119,10 @@ def draw(data: Dataset[Any], count: int) -> Batch:
     return default_collate([data[i] for i in indices])
 
 
-def _optimizer(model: nn.Module, plan: TrainingSection, inner: Inner) -> torch.optim.AdamW:
-    """AdamW with `inner`'s moments; weight decay on matrices only."""
+def _optimizer(model: nn.Module, plan: TrainingSection, inner: Inner) -> torch.optim.Optimizer:
+    """AdamW with `inner`'s moments, weight decay on matrices only; or SGD, which has neither."""
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=plan.lr)
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters.values() if p.dim() >= 2]},
@@ -127,16 +137,16 @@ def _optimizer(model: nn.Module, plan: TrainingSection, inner: Inner) -> torch.o
     )
     for name, parameter in parameters.items():
         if (held := inner.moments.get(name)) is not None:
-            moments = {key: held[key].to(parameter.device) for key in _MOMENTS}
+            moments = {key: held[key].to(parameter.device) for key in MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(inner.steps)), **moments}
     return optimizer
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, dict[str, Tensor]]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     return {
-        name: {key: optimizer.state[parameter][key].cpu() for key in _MOMENTS}
+        name: {key: optimizer.state[parameter][key].cpu() for key in MOMENTS}
         for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
+        if MOMENTS[0] in optimizer.state.get(parameter, ())
     }
 
 

@@ -60,7 +60,10 @@ class Campaign:
         self.charter, self.grid, self.init, self.trainers = charter, grid, init, trainers
         self.recorder: Recorder = recorder(grid)
         self.rule: ExactStrategy = make(
-            charter.strategy.name, charter.strategy.options, self.recorder.seed("sampling")
+            charter.strategy.name,
+            charter.strategy.options,
+            self.recorder.seed("sampling"),
+            codec=charter.training.codec,
         )
 
     def run(self) -> None:
@@ -99,6 +102,7 @@ class Campaign:
             "train": plain(trained or {}),
             "members": members,
             "void": arrays is None,
+            "decision": self.rule.decision(),
         }
         self._seal(number, model, report)
         return _Standing(number, model, metrics)

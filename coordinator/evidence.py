@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from barnraise.protocols import canonical
+from barnraise.protocols import canonical, codecs
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.tensors import Spec, first_nonfinite
@@ -48,6 +48,16 @@ class StoredEvidence:
             specs = self._blobs.specs(blob).values()
             self._nonfinite[blob] = first_nonfinite(self._blobs.path(blob), specs)
         return self._nonfinite[blob]
+
+    def miscoded(self, blob: str, shapes: codecs.Form, codec: str) -> codecs.CodecError | None:
+        """Why the blob is no update of a model of these shapes under this codec, or None."""
+        path = self._blobs.path(blob)
+        tensors = {name: spec.open(path) for name, spec in self._blobs.specs(blob).items()}
+        try:
+            codecs.check(tensors, shapes, codec)
+        except codecs.CodecError as error:
+            return error
+        return None
 
 
 class HashOnly:

@@ -22,7 +22,7 @@ from barnraise.coordinator.answers import Answers
 from barnraise.coordinator.batches import Batch, Draft, diverged, number_orders
 from barnraise.coordinator.evidence import HashOnly, StoredEvidence
 from barnraise.coordinator.fleet import Fleet, Order
-from barnraise.coordinator.intake import REMEMBERED, Weight
+from barnraise.coordinator.intake import REMEMBERED, Demands
 from barnraise.coordinator.live import Live, Terms
 from barnraise.coordinator.roster import Roster
 from barnraise.coordinator.rounds import category_of
@@ -57,7 +57,7 @@ class DurableGrid(Grid):
     ) -> None:
         self.terms = terms
         self.failure: BaseException | None = None
-        self.weight: Weight | None = None
+        self.demands = Demands()
         self.tally = Tally()
         self.recorder: Any = None
         self.blobs = blobs
@@ -270,7 +270,7 @@ class DurableGrid(Grid):
             if batch.closed is None:
                 for content in {o.content for o in batch.pending()}:
                     self._answers.check(content)
-                self._live.redispatch(batch, self.weight)
+                self._live.redispatch(batch, self.demands)
 
     def _miss(self, batch: Batch) -> None:
         """Remember who did not answer a batch that the journal closes: it may yet, and is late then."""
@@ -349,7 +349,7 @@ class DurableGrid(Grid):
         self.blobs.sync()
         self._log.write(("batch.sent", batches.sent_body(batch)))
         self._open[batch.number] = batch
-        self._live.dispatch(batch, self.weight)
+        self._live.dispatch(batch, self.demands)
         return batch
 
     def _recall(self, batch: Batch, body: Mapping[str, Any]) -> Batch:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from barnraise.coordinator.fleet import Delivery
-from barnraise.protocols import statements
+from barnraise.protocols import codecs, statements
 from barnraise.protocols.content import Arrays, ContentError, Envelope, Values
 from barnraise.protocols.tensors import BlobError, Spec
 
@@ -44,6 +44,18 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Demands:
+    """What the rule in force demands of train replies beyond what their order says.
+
+    `weight`: the metric that weighs them. `coded`: a record of the order, and the update codec
+    (`protocols.codecs`) as which its arrays must come back.
+    """
+
+    weight: Weight | None = None
+    coded: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What the reply to one order must be.
 
@@ -60,6 +72,7 @@ class Expectation:
     size_cap: int
     arrays: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
     weight: Weight | None = None
+    coded: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,10 @@ class Evidence(Protocol):
     def specs(self, blob: str) -> Mapping[str, Spec]: ...
 
     def nonfinite(self, blob: str) -> str | None: ...
+
+    def miscoded(
+        self, blob: str, shapes: Mapping[str, Shape], codec: str
+    ) -> codecs.CodecError | None: ...
 
 
 class Intake:
@@ -220,6 +237,8 @@ def _names_and_shapes(
         if not isinstance(record, Arrays):
             continue
         got = specs[record.blob]
+        if (codec := _codec_of(expected, name)) is not None:
+            wanted = codecs.coded_form(wanted, codec)
         if any(e.raw for e in record.entries) or set(got) != set(wanted):
             return _refuse("M104", _difference(name, set(wanted), set(got)))
         for key, (dtype, shape) in wanted.items():
@@ -227,6 +246,11 @@ def _names_and_shapes(
                 found = f"{got[key].dtype}{list(got[key].shape)}"
                 return _refuse("M105", f"{name}[{key}] is {found}, not {dtype}{list(shape)}")
     return None
+
+
+def _codec_of(expected: Expectation, record: str) -> str | None:
+    coded = expected.coded
+    return coded[1] if coded is not None and coded[0] == record else None
 
 
 def _difference(name: str, wanted: set[str], got: set[str]) -> str:
@@ -255,10 +279,14 @@ def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
 
 def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:
     for name, record in envelope.records:
-        if name in expected.arrays and isinstance(record, Arrays):
-            bad = evidence.nonfinite(record.blob)
-            if bad is not None:
-                return _refuse("M106", f"{name}[{bad}] holds NaN or infinity")
+        if name not in expected.arrays or not isinstance(record, Arrays):
+            continue
+        if (codec := _codec_of(expected, name)) is not None:
+            error = evidence.miscoded(record.blob, expected.arrays[name], codec)
+            if error is not None:
+                return _refuse("M106" if error.nonfinite else "M105", f"{name}: {error}")
+        elif (bad := evidence.nonfinite(record.blob)) is not None:
+            return _refuse("M106", f"{name}[{bad}] holds NaN or infinity")
     return None
 
 

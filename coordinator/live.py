@@ -14,7 +14,7 @@ from barnraise.coordinator import batches, events, rounds
 from barnraise.coordinator.batches import Batch
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
-from barnraise.coordinator.intake import Expectation, Intake, Verdict, Weight, outliers
+from barnraise.coordinator.intake import Demands, Expectation, Intake, Verdict, outliers
 from barnraise.coordinator.runlog import RunLog, verdict_fact
 from barnraise.protocols import statements
 from barnraise.protocols.blobs import BlobStore
@@ -68,19 +68,19 @@ class Live:
 
     # --- out --------------------------------------------------------------------------------------
 
-    def dispatch(self, batch: Batch, weight: Weight | None) -> None:
-        """Send a new batch's orders. `weight` is the metric that the rule in force demands."""
+    def dispatch(self, batch: Batch, demands: Demands) -> None:
+        """Send a new batch's orders. `demands` are those of the rule in force."""
         batch.sent_at = self._fleet.now()
-        self._expect(batch, weight)
+        self._expect(batch, demands)
         self._watch(batches.sent_event(batch, replayed=False))
         self._fleet.dispatch(list(batch.orders.values()))
 
-    def redispatch(self, batch: Batch, weight: Weight | None) -> None:
+    def redispatch(self, batch: Batch, demands: Demands) -> None:
         """Send what has no verdict yet, under the same ids; the batch's clocks restart."""
         batch.sent_at = self._fleet.now()
         if rounds.quorum_reached(self._terms.policy, batch.standing()):
             batch.quorum_at = batch.sent_at
-        self._expect(batch, weight)
+        self._expect(batch, demands)
         self._fleet.dispatch(batch.pending())
 
     def recall_missed(self, missed: Iterable[tuple[str, int, str]], late: Iterable[str]) -> None:
@@ -94,13 +94,13 @@ class Live:
             unanswered.pop(order, None)
         self._fleet.withdraw(unanswered)
 
-    def _expect(self, batch: Batch, weight: Weight | None) -> None:
+    def _expect(self, batch: Batch, demands: Demands) -> None:
         """Tell the intake what each reply must be; what is already judged stays judged."""
         plans: dict[str, tuple[int, dict[str, Any]]] = {}
         for order in batch.orders.values():
             if order.content not in plans:
                 plans[order.content] = self._plan(order)
-            self._intake.open(self._expectation(batch, order, plans[order.content], weight))
+            self._intake.open(self._expectation(batch, order, plans[order.content], demands))
         batch.sent_bytes = sum(plans[o.content][0] for o in batch.orders.values())
         for judged in batch.judged():
             self._intake.already(judged)
@@ -119,7 +119,7 @@ class Live:
         return size, arrays
 
     def _expectation(
-        self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], weight: Weight | None
+        self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], demands: Demands
     ) -> Expectation:
         terms, (size, arrays) = self._terms, plan
         payload = statements.reply_payload(
@@ -135,7 +135,8 @@ class Live:
             payload,
             terms.size_cap or SIZE_FACTOR * size + SIZE_FLOOR,
             arrays,
-            weight if train else None,
+            demands.weight if train else None,
+            demands.coded if train else None,
         )
 
     # --- in -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Recorder(Protocol):
         ...
 
     def rule(self, strategy: Strategy) -> None:
-        """The strategy whose demands on train replies hold from here on (its `intake_weight`)."""
+        """The strategy whose demands on train replies hold from here on (`intake_weight`, `intake_codec`)."""
         ...
 
     def seed(self, label: str) -> int:

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from barnraise.coordinator import events
-from barnraise.coordinator.intake import Weight
+from barnraise.coordinator.intake import Demands, Weight
 from barnraise.coordinator.recorder import Seal
 from barnraise.protocols import flower
 from barnraise.protocols.content import Arrays, Envelope
@@ -54,8 +54,8 @@ class EngineRecorder:
         return seal
 
     def rule(self, strategy: Strategy) -> None:
-        """What this strategy demands of train replies: the weight that it names."""
-        self._grid.weight = weight_of(strategy)
+        """What this strategy demands of train replies: the weight that it names, and how they are coded."""
+        self._grid.demands = Demands(weight_of(strategy), getattr(strategy, "intake_codec", None))
 
     def seed(self, label: str) -> int:
         return int.from_bytes(derive(self._secret, "seed", label)[:8], "big") >> 1

@@ -2,7 +2,7 @@
 
 `Charter.parse` refuses what it does not know, naming the key and what is allowed there. A `[task]` has
 keys of its own beside `name`; what they mean is for the task to say (`barnraise.client.tasks`), and the
-numbers under `[strategy]` are for the strategy (`barnraise.strategies.registry`).
+options under `[strategy]` are for the strategy (`barnraise.strategies.registry`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -63,13 +63,25 @@ class TrainingSection(_Section):
     steps: Steps | None = Field(None, description="optimizer steps a round; or give minutes")
     minutes: Seconds | None = Field(None, description="minutes a round; or give steps")
     batch: int = Field(16, gt=0, description="examples in a step")
-    lr: float = Field(3e-3, gt=0, description="AdamW's learning rate at its height")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description='the inner optimizer: "adamw", or "sgd", plain and without state'
+    )
+    lr: float = Field(3e-3, gt=0, description="the inner optimizer's learning rate at its height")
     betas: tuple[Part, Part] = Field((0.9, 0.95), description="AdamW's two betas, in [0, 1)")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay, on matrices only")
+    proximal: float = Field(
+        0.0, ge=0, description="FedProx's mu: the pull back to the round's model; 0 is none"
+    )
     clip: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
     warmup: int = Field(20, ge=0, description="steps in which a member's learning rate rises")
     decay: float = Field(
         0.3, ge=0, le=1, description="part of the whole run, at its end, in which lr falls to zero"
+    )
+    update_norm: float | None = Field(
+        None, gt=0, description="an update of a larger norm is scaled to this one; default: none is"
+    )
+    codec: Literal["fp32", "bf16", "int8", "int4", "topk"] | None = Field(
+        None, description="how members' updates are coded; default: members send whole models"
     )
 
     @model_validator(mode="after")
@@ -80,11 +92,11 @@ class TrainingSection(_Section):
 
 
 class StrategySection(_Section):
-    """How replies become the next model. Keys beside `name` are the strategy's numbers."""
+    """How replies become the next model. Keys beside `name` are the strategy's options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    name: str = Field("fedavg", description='"fedavg" or "diloco"')
+    name: str = Field("fedavg", description='of the rule, such as "fedavg" (docs/strategies.md)')
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """`ExactStrategy`: what all our rules share. A flwr `Strategy` like any other, on any Flower grid.
 
-A rule is put together of three parts, each of which can be another:
+A rule is put together of four parts, each of which can be another:
 
     opened     a reply's content -> named tensors          plain arrays; codecs decode here
-    reducer    contributions -> how they are reduced       the weighted mean; robust rules
+    before     deltas -> deltas, any number                `presteps`: norm bounds, neighbour mixing
+    reducer    contributions -> a decision on them         `reducers`: means, medians, Krum, ...
     outer      base and pseudo-gradient -> next model      None: what was reduced is the next model
 
 Of the grid it knows what Flower defines, and members' names if the grid has a `name_of`.
@@ -13,26 +14,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypedDict, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypedDict, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from barnraise.protocols.flower import array_of, tensor_of
-from barnraise.protocols.tensors import Tensor
+from barnraise.protocols.codecs import CODECS, CodecError, open_coded
 from barnraise.strategies import sampling
-from barnraise.strategies.exact import (
-    Arrays,
-    Form,
-    Outer,
-    Reducer,
-    Step,
-    WeightedMean,
-    advance,
-    state_dtype,
-)
+from barnraise.strategies.exact import Arrays, Form, Outer, Step, state_dtype
+from barnraise.strategies.presteps import PreStep
+from barnraise.strategies.records import again, open_model, record_of
+from barnraise.strategies.reducers import Mean, Reducer
+from barnraise.strategies.reduction import Reduction, reduced, say_aside
 from barnraise.strategies.replies import (
     Contribution,
     NameOf,
@@ -43,7 +39,6 @@ from barnraise.strategies.replies import (
     mean_metrics,
     misfit,
     name_or_number,
-    nonfinite,
     only_record,
     open_record,
     place_of,
@@ -68,10 +63,13 @@ class Common(TypedDict, total=False):
     configrecord_key: str
     train_metrics_aggr_fn: MetricsRule | None
     evaluate_metrics_aggr_fn: MetricsRule | None
+    before: Sequence[PreStep]
+    outer: Outer | None
     seed: int
     name_of: NameOf | None
     patience: float
     threads: int | None
+    codec: str | None
 
 
 class ExactStrategy(Strategy):
@@ -85,11 +83,15 @@ class ExactStrategy(Strategy):
     weighted_by_key : the metric, an integer in [1, 2^31), that weighs a reply's arrays and metrics
     arrayrecord_key, configrecord_key : names of the two records of an order
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : instead of `replies.mean_metrics`
+    reducer : how contributions are reduced; default: the weighted mean
+    before : pre-steps, in sequence; default: none
+    outer : the outer optimizer; default: what was reduced is the next model
     seed : with the round it decides who is asked (`sampling`)
     name_of : node id -> member name; by default the grid's own `name_of`, if it has one
     patience : seconds to wait for members on a grid that has no `name_of`, such as Flower's, where
         nodes may still be connecting; ours starts the app when the members are there
     threads : of the exact pass; default: as many as processors
+    codec : the update codec in which replies come (`protocols.codecs`); default: whole models
 
     Laws
     ----
@@ -97,15 +99,11 @@ class ExactStrategy(Strategy):
     of the state: any order of arrival gives the same bytes, on any number of threads. Replies are
     folded in canonical order (`replies.in_canonical_order`) by `exact.advance`. No argument is ever
     changed. A reply that carries an error, lacks the weight, does not fit the model or is not finite
-    is set aside with a logged reason; with none left the model stays (`None` is returned).
+    is set aside with a logged reason; with fewer than `minimum` left the model stays (`None` is returned),
+    and so it does if the next one would not be finite.
 
-    Raises `ValueError` for a fraction outside [0, 1].
+    Raises `ValueError` for a fraction outside [0, 1] and for an unknown codec.
     """
-
-    minimum: ClassVar[int] = 1
-    """The fewest contributions for which the rule is defined."""
-
-    outer: Outer | None = None
 
     def __init__(
         self,
@@ -120,11 +118,17 @@ class ExactStrategy(Strategy):
         train_metrics_aggr_fn: MetricsRule | None = None,
         evaluate_metrics_aggr_fn: MetricsRule | None = None,
         *,
+        reducer: Reducer | None = None,
+        before: Sequence[PreStep] = (),
+        outer: Outer | None = None,
         seed: int = 0,
         name_of: NameOf | None = None,
         patience: float = 10.0,
         threads: int | None = None,
+        codec: str | None = None,
     ) -> None:
+        if codec is not None and codec not in CODECS:
+            raise ValueError(f"there is no codec {codec!r}; there are {', '.join(CODECS)}")
         for name, value in (("train", fraction_train), ("evaluate", fraction_evaluate)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"fraction_{name} is {value}; it must lie in [0, 1]")
@@ -137,31 +141,63 @@ class ExactStrategy(Strategy):
         self.train_metrics_aggr_fn = train_metrics_aggr_fn or _mean_of_contents
         self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or _mean_of_contents
         self.seed, self.name_of = seed, name_of
-        self.patience, self.threads = patience, threads
+        self.patience, self.threads, self.codec = patience, threads, codec
+        self.reduction = Reduction(reducer or Mean(), tuple(before))
+        self.outer = outer
         self._names = name_of
+        self._decision: Mapping[str, Any] = {}
         self._base: ArrayRecord | None = None
         self._state: dict[str, ArrayRecord] = {}
 
     # --- the parts of a rule ------------------------------------------------------------------
 
-    def opened(self, content: RecordDict) -> Arrays:
-        """The model that a reply to a train order holds, by array name; nothing is read yet."""
-        return open_record(only_record(content, self.arrayrecord_key))
+    def opened(self, content: RecordDict, base: Arrays | None) -> Arrays:
+        """The model that a reply to a train order holds, by array name; hardly anything is read yet.
 
-    def reducer(self, contributions: Sequence[Contribution]) -> Reducer:
-        """How these contributions, in canonical order, are reduced."""
-        return WeightedMean([c.weight for c in contributions])
+        `base` is the model of the order. With a codec the arrays are read as float64: base + delta.
+        """
+        arrays = open_record(only_record(content, self.arrayrecord_key))
+        if self.codec is None:
+            return arrays
+        if base is None:
+            raise SetAside("it is an update, and of which model is not known")
+        try:
+            return open_coded(arrays, base, self.codec)
+        except CodecError as error:
+            raise SetAside(str(error)) from None
+
+    def beside(self, purpose: str, arrays: ArrayRecord) -> Mapping[str, ArrayRecord]:
+        """Further records of an order to train or evaluate `arrays`."""
+        return {}
+
+    @property
+    def minimum(self) -> int:
+        """The fewest contributions for which the rule is defined."""
+        return max(1, self.reduction.minimum)
+
+    def decision(self) -> dict[str, Any]:
+        """What was decided in the last round that was aggregated, as JSON; empty where nothing was.
+
+        {"selected": names}, {"weights": {name: float hex}} (what lacks to 1 is the base's), or, for a
+        coordinate-wise reducer behind pre-steps, {"members": names, "rows": ...} (`decisions.sealed`).
+        """
+        return dict(self._decision)
 
     @property
     def intake_weight(self) -> str:
         """The metric that the engine's intake must demand of train replies, an integer in [1, 2^31)."""
         return self.weighted_by_key
 
+    @property
+    def intake_codec(self) -> tuple[str, str] | None:
+        """The record of the order whose arrays the intake must take in a codec, and that codec."""
+        return (self.arrayrecord_key, self.codec) if self.codec is not None else None
+
     # --- state ----------------------------------------------------------------------------------
 
     def state(self) -> RecordDict:
         """What the rule keeps from round to round; empty before the first and for rules without."""
-        return RecordDict({name: _again(arrays) for name, arrays in self._state.items()})
+        return RecordDict({name: again(arrays) for name, arrays in self._state.items()})
 
     def load(self, state: RecordDict) -> None:
         """Go on from what `state` returned. Raises `ValueError` for any other rule's state."""
@@ -169,7 +205,7 @@ class ExactStrategy(Strategy):
         if state and (set(state) != set(names) or set(state.array_records) != set(names)):
             held, kept = ", ".join(state), ", ".join(names) or "none"
             raise ValueError(f"the state holds {held}; that of {type(self).__name__} is {kept}")
-        self._state = {name: _again(state.array_records[name]) for name in state}
+        self._state = {name: again(state.array_records[name]) for name in state}
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -177,8 +213,8 @@ class ExactStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the sampled members to train `arrays`. Raises R104 if there are too few members."""
-        self._base = _again(arrays)
-        share = (self.fraction_train, self.min_train_nodes)
+        self._base = again(arrays)
+        share = (self.fraction_train, max(self.min_train_nodes, self.minimum))
         return self._ask(sampling.TRAIN, share, server_round, arrays, config, grid)
 
     def configure_evaluate(
@@ -204,14 +240,16 @@ class ExactStrategy(Strategy):
         names = [name for name, _ in members]
         count = sampling.how_many(len(members), fraction, at_least)
         if len(members) < (needed := max(count, self.min_available_nodes)):
-            raise sampling.too_few(purpose, server_round, names, count, needed)
+            minimum = self.minimum if purpose == sampling.TRAIN else 1
+            raise sampling.too_few(purpose, server_round, names, count, needed, minimum)
         asked = sampling.sample(
             names, count, seed=self.seed, server_round=server_round, purpose=purpose
         )
         _log.info("configure_%s: asks %s of %s members", purpose, len(asked), len(members))
         content = RecordDict(
             {
-                self.arrayrecord_key: _again(arrays),
+                self.arrayrecord_key: again(arrays),
+                **self.beside(purpose, arrays),
                 self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
             }
         )
@@ -247,7 +285,9 @@ class ExactStrategy(Strategy):
         this round, `ValueError` if the loaded state is not of this model.
         """
         base, self._base = self._base, None
-        found = self._contributions("aggregate_train", replies, self.opened)
+        model = open_model(base) if base is not None else None
+        opened = partial(self.opened, base=model)
+        found = self._contributions("aggregate_train", replies, opened)
         arrays, taken = self.next_model(base, found)
         if arrays is None:
             return None, None
@@ -264,13 +304,18 @@ class ExactStrategy(Strategy):
         return self.evaluate_metrics_aggr_fn([c.content for c in found], self.weighted_by_key)
 
     def next_model(
-        self, base: ArrayRecord | None, contributions: Sequence[Contribution]
+        self,
+        base: ArrayRecord | None,
+        contributions: Sequence[Contribution],
+        record: Mapping[str, Any] | None = None,
     ) -> tuple[ArrayRecord | None, Sequence[Contribution]]:
         """The model that follows from `base` and these contributions, and those of them that counted.
 
-        `contributions` is in canonical order. The state moves on. Without a `base` (for rules that take
-        no outer step) the model has the form that most contributions have.
+        `contributions` is in canonical order. The state moves on. Without a `base` (for rules that need
+        none) the model has the form that most contributions have. `record` is a sealed decision
+        (`decision`): it is followed, or `reduction.Disagreement` raised.
         """
+        self._decision = {}
         if not contributions:
             return None, []
         if base is None and self.outer is not None:
@@ -279,25 +324,13 @@ class ExactStrategy(Strategy):
             )
         tensors = open_model(base) if base is not None else None
         form = form_of(tensors) if tensors is not None else usual_form(contributions)
-        taken = _kept(contributions, lambda c: misfit(c.arrays, form))
-        step = self._step(tensors, form)
-        while taken:
-            made = advance(
-                form,
-                [c.arrays for c in taken],
-                self.reducer(taken),
-                array_of,
-                step=step,
-                threads=self.threads,
-            )
-            finite = taken if made.finite else _kept(taken, lambda c: _not_finite(c.arrays))
-            if len(finite) == len(taken):
-                if not made.finite:
-                    _log.warning("every reply is finite, the next model is not: the step overflows")
-                self._state = {name: _record(state) for name, state in made.state.items()}
-                return _record(made.model), taken
-            taken = finite
-        return None, []
+        arrays = self.reduction, form, tensors, contributions, self._step(tensors, form)
+        outcome = reduced(*arrays, threads=self.threads, record=record)
+        if outcome is None:
+            return None, []
+        self._decision = outcome.decision
+        self._state = {name: record_of(state) for name, state in outcome.made.state.items()}
+        return record_of(outcome.made.model), outcome.taken
 
     def _contributions(
         self,
@@ -312,7 +345,7 @@ class ExactStrategy(Strategy):
             try:
                 found.append(contribution(reply, name, self.weighted_by_key, opened))
             except SetAside as reason:
-                _say_aside(name, str(reason))
+                say_aside(name, str(reason))
         _log.info("%s: %s replies, %s set aside", what, len(ordered), len(ordered) - len(found))
         return found
 
@@ -337,29 +370,24 @@ class ExactStrategy(Strategy):
 
     def settings(self) -> list[str]:
         """The rule's settings, a line each."""
+        parts = [
+            f"Reduces by {_said(self.reduction.reducer)}",
+            *(f"Before that: {_said(step)}" for step in self.reduction.before),
+            *([f"Outer step: {_said(self.outer)}"] if self.outer else []),
+        ]
         return [
+            *parts,
             f"Trains on {self.fraction_train:.0%} of the members, at least {self.min_train_nodes}",
             f"Evaluates on {self.fraction_evaluate:.0%}, at least {self.min_evaluate_nodes}",
             f"Needs at least {self.min_available_nodes} members",
             f"Weighs replies by {self.weighted_by_key!r}",
+            f"Needs {self.minimum} replies at least",
         ]
 
 
-def open_model(record: ArrayRecord) -> dict[str, Tensor]:
-    """The record's arrays as tensors. Raises `TypeError` for one that is not NumPy's."""
-    return {key: tensor_of(array) for key, array in record.items()}
-
-
-def _again(record: ArrayRecord) -> ArrayRecord:
-    """Another record of the same arrays: nothing done to one shows in the other."""
-    return _record(dict(record.items()))
-
-
-def _record(arrays: dict[str, Any]) -> ArrayRecord:
-    record = ArrayRecord()  # ArrayRecord(arrays) would copy every array
-    for key, array in arrays.items():
-        record[key] = array
-    return record
+def _said(part: object) -> str:
+    settings = (f"{k} {v}" for k, v in vars(part).items() if k not in ("minimum", "state"))
+    return ", ".join([type(part).__name__, *settings])
 
 
 def _mean_of_contents(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
@@ -367,25 +395,3 @@ def _mean_of_contents(contents: list[RecordDict], weighted_by: str) -> MetricRec
         next(m for m in content.metric_records.values() if weighted_by in m) for content in contents
     ]
     return mean_metrics([(m, cast(int, m[weighted_by])) for m in holders], weighted_by)
-
-
-def _kept(
-    contributions: Sequence[Contribution], wrong: Callable[[Contribution], str | None]
-) -> list[Contribution]:
-    """Those with which nothing is wrong; the others are named."""
-    kept = []
-    for one in contributions:
-        if (reason := wrong(one)) is None:
-            kept.append(one)
-        else:
-            _say_aside(one.name, reason)
-    return kept
-
-
-def _not_finite(arrays: Arrays) -> str | None:
-    name = nonfinite(arrays)
-    return f"its array {name} holds NaN or infinity" if name is not None else None
-
-
-def _say_aside(name: str, reason: str) -> None:
-    _log.warning("\t> the reply of %s does not count: %s", name, reason)

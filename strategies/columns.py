@@ -22,6 +22,7 @@ F64 = NDArray[np.float64]
 Raw = NDArray[np.uint8]
 Dtype = np.dtype[Any]
 MAX_FILES = 256
+_NARROW = (np.dtype(np.float16), np.dtype(np.float32))
 
 
 def real(dtype: Dtype) -> tuple[Dtype, int]:
@@ -76,11 +77,15 @@ class Column:
             if end > start:
                 self._pieces.append(_Piece(start, end, run))
         self._starts = [piece.start for piece in self._pieces]
+        self.size = end
+        narrow = all(piece.tensor.dtype in _NARROW for piece in self._pieces)
+        self.dtype: Dtype = np.dtype(np.float32 if narrow else np.float64)
 
-    def read(self, start: int, raw: Raw, out: F64) -> None:
+    def read(self, start: int, raw: Raw, out: NDArray[Any]) -> None:
         """Fill `out` with the elements from `start` on; exact but for integers beyond 2^53.
 
-        `raw` is room for `8 * out.size` bytes.
+        `out` is of float64, or of `self.dtype`: float32 where that holds every element. `raw` is room
+        for `8 * out.size` bytes.
         """
         at, stop = start, start + out.size
         index = bisect_right(self._starts, start) - 1

@@ -28,12 +28,6 @@ class DiLoCo(ExactStrategy):
     and 0 <= momentum < 1.
     """
 
-    outer: Nesterov
-
     def __init__(self, lr: float = 0.7, momentum: float = 0.9, **common: Unpack[Common]) -> None:
+        common["outer"] = Nesterov(lr, momentum)
         super().__init__(**common)
-        self.outer = Nesterov(lr, momentum)
-
-    def settings(self) -> list[str]:
-        step = f"Outer step: Nesterov, lr {self.outer.lr}, momentum {self.outer.momentum}"
-        return [step, *super().settings()]

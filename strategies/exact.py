@@ -1,11 +1,11 @@
 """The one exact pass in which the members' replies become the next model.
 
 Every element is worked on in float64 with correctly rounded operations only (`np.multiply`, `np.add`,
-`np.subtract`, `np.divide`; never fused, never `pow`, never a reduction whose order hangs on the
-processor), then rounded once. No element knows of another, so the bytes follow from the members, in
-the order given, and from nothing else: not from the chunk size, not from the number of threads.
+`np.subtract`, `np.divide`, `np.sqrt`, comparisons; never fused, never `pow`, never a reduction whose order
+hangs on the processor), then rounded once. No element knows of another, so the bytes follow from the
+members, in the order given, and from nothing else: not from the chunk size or the number of threads.
 
-    reduce    the members' elements, in order                   a `Reducer`
+    reduce    the members' elements, in order                   a `Fold`
     step      base and pseudo-gradient, base - reduced          an `Outer`, if there is one
     round     once, to the dtype of the model or of the state
 
@@ -33,27 +33,40 @@ from numpy.typing import NDArray
 from barnraise.protocols.tensors import FileTensor, Tensor, size_of
 from barnraise.strategies.columns import F64, Column, Dtype, Files, real
 
-CHUNK = 1 << 18  # elements; the fastest for large models, as measured
-SMALL_CHUNK = (
-    1 << 15
-)  # for small models on one thread, where fresh buffers cost as much as the work
+CHUNK = 1 << 17  # elements; the fastest for large models, as measured
+ROOM = 1 << 19  # elements in all the rows of a fold that holds many: what a processor keeps near
 WORTH = 1 << 21  # elements to read that are worth a further thread
-SPAN = 1 << 22  # elements whose results are held before they are handed over
+SPAN = 1 << 21  # elements whose results are held before they are handed over
 MAX_THREADS = 8  # memory is the limit, not processors
 
 Form = Mapping[str, tuple[Dtype, tuple[int, ...]]]
 Arrays = Mapping[str, Tensor]
 Kept = TypeVar("Kept")
-Read = Callable[[F64], None]
 
 
-class Reducer(Protocol):
+class Row(Protocol):
+    """A member's elements of one chunk."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """float32 if that holds each of them exactly, else float64."""
+        ...
+
+    def __call__(self, out: NDArray[Any]) -> None:
+        """Fill `out`, of this dtype or of float64, with the elements."""
+        ...
+
+
+class Fold(Protocol):
     """How the members' elements become one. Elementwise, and exact as this module's docstring says."""
 
     rows: int
     """How many scratch rows `reduce` needs."""
 
-    def reduce(self, members: Sequence[Read], out: F64, scratch: Sequence[F64]) -> None:
+    hides: bool
+    """Whether NaN or infinity at a member may not show in the outcome; then it is looked for."""
+
+    def reduce(self, members: Sequence[Row], out: F64, scratch: Sequence[F64]) -> None:
         """Leave the reduction in `out`. Each of `members` fills a row with its elements; in order."""
         ...
 
@@ -84,7 +97,7 @@ class WeightedMean:
     where float64 holds every integer.
     """
 
-    rows = 1
+    rows, hides = 1, False
 
     def __init__(self, weights: Sequence[int]) -> None:
         if not weights or not all(type(w) is int and w > 0 for w in weights):
@@ -95,7 +108,7 @@ class WeightedMean:
         self._weights = [float(w // common) for w in weights]
         self._total = float(sum(weights) // common)
 
-    def reduce(self, members: Sequence[Read], out: F64, scratch: Sequence[F64]) -> None:
+    def reduce(self, members: Sequence[Row], out: F64, scratch: Sequence[F64]) -> None:
         row = out
         for read, weight in zip(members, self._weights, strict=True):
             read(row)
@@ -123,7 +136,10 @@ class Step:
 
 @dataclass
 class Advanced(Generic[Kept]):
-    """The next model and state by array name. `finite`: no floating element of the model is NaN or inf."""
+    """The next model and state by array name.
+
+    `finite`: no floating element of either is NaN or infinite, nor of a member whose fold would hide it.
+    """
 
     model: dict[str, Kept] = field(default_factory=dict)
     state: dict[str, dict[str, Kept]] = field(default_factory=dict)
@@ -133,7 +149,7 @@ class Advanced(Generic[Kept]):
 def advance(
     form: Form,
     members: Sequence[Arrays],
-    reducer: Reducer,
+    fold: Fold,
     keep: Callable[[NDArray[Any]], Kept],
     *,
     step: Step | None = None,
@@ -142,7 +158,8 @@ def advance(
 ) -> Advanced[Kept]:
     """The next model from `members`, in canonical order, each of which has every array of `form`.
 
-    `form` names each array's dtype and shape; `keep` makes of each finished array what is returned.
+    `form` names each array's dtype and shape; `keep` makes of each finished array what is returned, and
+    copies it: its memory is used again.
     State is float32, or float64 where the model is. `chunk` (elements) and `threads` change the speed
     and nothing else; by default there are as many threads as processors, 8 at most, and fewer where
     there is little to do. Raises `BlobError` or `OSError` if a reply on disk cannot be read.
@@ -151,15 +168,18 @@ def advance(
     spans = list(_spans(form, sources[0]))
     largest = max((span.size for span in spans), default=0)
     threads = threads or min(default_threads(), 1 + largest * len(sources) // WORTH)
-    chunk = chunk or max(1, min(CHUNK, -(-largest // threads)))
     states = step.outer.state if step else ()
+    rows = 2 + max(1, fold.rows) + len(states)
+    most = CHUNK if fold.rows == 1 else max(1, min(CHUNK, ROOM // rows))
+    chunk = chunk or max(1, min(most, -(-largest // threads)))
+    results = _Results()
     done: Advanced[Kept] = Advanced(state={name: {} for name in states})
     with (
         Files(tensor for source in sources for tensor in source.values()) as files,
-        _Crew(threads, chunk, 2 + max(1, reducer.rows) + len(states)) as crew,
+        _Crew(threads, chunk, rows) as crew,
     ):
         for span in spans:
-            task = _Task(span, members, reducer, step, files)
+            task = _Task(span, members, fold, step, files, results)
             done.finite &= crew.run(task)
             for into, flat in zip([done.model, *done.state.values()], task.results, strict=False):
                 into.update((name, keep(array)) for name, array in _cut(flat, span, form))
@@ -241,6 +261,19 @@ def _restore_order(arrays: dict[str, Kept], form: Form) -> None:
             arrays[name] = arrays.pop(name)
 
 
+class _Results:
+    """Where spans leave their results, one after another in the same memory."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, NDArray[np.uint8]] = {}
+
+    def take(self, number: int, dtype: Dtype, size: int) -> NDArray[Any]:
+        room = self._held.get(number)
+        if room is None or room.size < size * dtype.itemsize:
+            room = self._held[number] = np.empty(size * dtype.itemsize, np.uint8)
+        return room[: size * dtype.itemsize].view(dtype)
+
+
 class _Task:
     """One span: where its elements come from, where its results go."""
 
@@ -248,32 +281,35 @@ class _Task:
         self,
         span: _Span,
         members: Sequence[Arrays],
-        reducer: Reducer,
+        fold: Fold,
         step: Step | None,
         files: Files,
+        results: _Results,
     ) -> None:
         self._step = step if span.dtype.kind == "f" else None
-        self._reducer = reducer
+        self._fold = fold
+        self._look = fold.hides and span.dtype.kind == "f"
         self._members = [Column([m[n] for n in span.names], files) for m in members]
         beside = self._step.sources() if self._step else []
         self._beside = [Column([s[n] for n in span.names], files) for s in beside]
         states = len(self._step.outer.state) if self._step else 0
         dtypes = [span.dtype, *[state_dtype(span.dtype)] * states]
-        self.results = [np.empty(span.size, dtype) for dtype in dtypes]
+        self.results = [results.take(i, dtype, span.size) for i, dtype in enumerate(dtypes)]
         self.size = span.size
 
     def do(self, start: int, rows: Sequence[F64], raw: NDArray[np.uint8]) -> bool:
-        """Work on the elements from `start` on, as many as a row has. True if the model is finite."""
-        reads = [partial(column.read, start, raw) for column in self._members]
+        """Work on the elements from `start` on, as many as a row has. True if all is finite."""
+        members = [_Read(column, start, raw, self._look) for column in self._members]
         reduced, *scratch = rows
-        self._reducer.reduce(reads, reduced, scratch)
+        self._fold.reduce(members, reduced, scratch)
         outcome = [reduced]
         if self._step is not None:
             outcome = self._take_step(self._step.outer, start, rows, raw)
         for row, result in zip(outcome, self.results, strict=True):
             round_into(row, result[start : start + row.size])
-        model = self.results[0][start : start + reduced.size]
-        return model.dtype.kind != "f" or bool(np.isfinite(model).all())
+        finite = all(member.finite for member in members)
+        made = [result[start : start + reduced.size] for result in self.results]
+        return finite and all(bool(np.isfinite(a).all()) for a in made if a.dtype.kind == "f")
 
     def _take_step(
         self, outer: Outer, start: int, rows: Sequence[F64], raw: NDArray[np.uint8]
@@ -286,6 +322,20 @@ class _Task:
         np.subtract(base, gradient, out=gradient)
         outer.step(base, gradient, state, scratch)
         return [base, *state]
+
+
+class _Read:
+    """A `Row` of a column. `finite`: nothing else was seen, if it looks at all."""
+
+    def __init__(self, column: Column, start: int, raw: NDArray[np.uint8], look: bool) -> None:
+        self._column, self._start, self._raw, self._look = column, start, raw, look
+        self.dtype = column.dtype
+        self.finite = True
+
+    def __call__(self, out: NDArray[Any]) -> None:
+        self._column.read(self._start, self._raw, out)
+        if self._look:
+            self.finite &= bool(np.isfinite(out).all())
 
 
 class _Room:

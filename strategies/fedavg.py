@@ -12,6 +12,6 @@ class FedAvg(ExactStrategy):
 
     x_i is member i's model (arrays of any shape; floating, integer or boolean), w_i its
     `weighted_by_key` metric. Each operation is rounded to float64, the result once to the model's
-    dtype. This is the mean itself, not base - (base - mean). No state. Options, laws and errors as in
-    `ExactStrategy`.
+    dtype. Without an outer optimizer this is the mean itself, not base - (base - mean). n >= 1; not
+    robust: one bad member suffices. Options, laws and errors as in `ExactStrategy`.
     """

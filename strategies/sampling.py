@@ -34,15 +34,27 @@ def how_many(available: int, fraction: float, at_least: int) -> int:
 
 
 def too_few(
-    purpose: str, server_round: int, names: Sequence[str], asked: int, needed: int
+    purpose: str,
+    server_round: int,
+    names: Sequence[str],
+    asked: int,
+    needed: int,
+    minimum: int = 1,
 ) -> BarnraiseError:
-    """R104, naming how many members the round needs and which there are."""
+    """R104, naming how many members the round needs and which there are.
+
+    `minimum` is the fewest replies for which the rule is defined.
+    """
     at_least = "min_train_nodes" if purpose == TRAIN else "min_evaluate_nodes"
+    why = f"{at_least} and the fraction ask for {asked}, min_available_nodes makes it {needed}"
+    remedy = f"let more members join, or lower {at_least} and min_available_nodes"
+    if len(names) < minimum:
+        why = f"the rule is defined for {minimum} replies and more"
+        remedy = "let more members join, or choose a rule that needs fewer"
     return BarnraiseError(
         "R104",
         f"round {server_round} needs {needed} members to {purpose} and there are {len(names)}",
-        f"{at_least} and the fraction ask for {asked}, min_available_nodes makes it {needed}\n"
-        f"there are: {', '.join(names) or 'none'}",
+        f"{why}\nthere are: {', '.join(names) or 'none'}",
         changed=f"no member was asked to {purpose} in this round",
-        next=f"let more members join, or lower {at_least} and min_available_nodes",
+        next=remedy,
     )

@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery
-from barnraise.coordinator.intake import MAX_REASON, Expectation, Intake, Weight, examine
+from barnraise.coordinator.intake import (
+    MAX_REASON,
+    Demands,
+    Expectation,
+    Intake,
+    Weight,
+    examine,
+)
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.seals import weight_of
 from barnraise.protocols import flower
@@ -160,7 +167,7 @@ def test_what_a_member_does_wrong_is_refused_and_the_others_stay_unharmed(
     code, bad = BAD[case]
     bench = Bench(tmp_path / "run", policy=Policy(quorum=2))
     if case not in NOT_BY_WEIGHT:
-        bench.grid.weight = Weight("num-examples", whole=True)
+        bench.grid.demands = Demands(Weight("num-examples", whole=True))
     bench.will_deliver(lambda: bad(bench))
     bench.will_answer("ada", "cyd")
     replies = list(bench.grid.send_and_receive(bench.ask()))
@@ -190,8 +197,9 @@ def test_the_weight_of_flowers_own_strategies_is_a_finite_positive_number(
 ) -> None:
     """One member's NaN as `num-examples` would make the mean NaN, and 10^18 would be the mean."""
     bench = Bench(tmp_path / "run")
-    bench.grid.weight = weight_of(FedAvg())
-    assert bench.grid.weight == Weight("num-examples", whole=False)
+    weight = weight_of(FedAvg())
+    assert weight == Weight("num-examples", whole=False)
+    bench.grid.demands = Demands(weight)
     bench.will_deliver(lambda: bench.delivery("bob", records(num_examples=value)))
     bench.will_answer("ada", "cyd")
     reasons = errors(list(bench.grid.send_and_receive(bench.ask())))

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from barnraise.coordinator import events
 from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.fleet import Delivery, Receipt
+from barnraise.coordinator.intake import Demands, Weight
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols.canonical import digest
@@ -162,7 +163,7 @@ def test_l5_one_bad_member_cannot_hurt_a_round(
     tmp_path_factory: TMP, who: str, when: int, what: Any
 ) -> None:
     bench = Bench(tmp_path_factory.mktemp("l5") / "run", policy=Policy(quorum=2, deadline=9.0))
-    bench.grid.weight = "num-examples"
+    bench.grid.demands = Demands(Weight("num-examples", whole=True))
     others = [name for name in NAMES if name != who]
 
     def bad() -> Sequence[Delivery]:
