@@ -52,6 +52,17 @@ def test_commands_on_an_app_run(tmp_path: Path) -> None:
     assert len(lines) == 2
 
 
+def test_members_run_as_nodes_of_their_own(tmp_path: Path) -> None:
+    app = ROOT / "benchmarks" / "apps" / "flower_round"
+    copy = tmp_path / "path" / "to" / "app"
+    shutil.copytree(app, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for line in block("", "sim status run3").splitlines():
+        done = run(line, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "site-02" in done.stderr
+    assert (tmp_path / "run3" / "nodes" / "site-00" / "logs" / "worker.log").exists()
+
+
 def test_the_charter_and_the_task_of_ones_own_run(tmp_path: Path) -> None:
     (tmp_path / "halves.py").write_text(block("python", "class Halves"))
     charter = block("toml", "[task]").replace('"causal-lm"', '"halves:Halves"').replace("40", "4")

@@ -12,6 +12,8 @@ from typing import Any
 from barnraise.cli import words
 from barnraise.coordinator import events
 
+PATIENCE = 5.0  # seconds after which a wait is put in a sentence
+
 
 @dataclass(frozen=True)
 class Doing:
@@ -76,9 +78,17 @@ class Picture:
             return []
         asked = len(self.batch.members)
         spent = words.duration(now - self.since)
-        head = f"{self.batch.type} · {len(self.answered)}/{asked} answered · {spent}"
-        wait = [self.waiting.said(now - self.told)] if self.waiting is not None else []
-        return [head, *self._who(now), *wait]
+        head = f"{self._which()}{self.batch.type} · {len(self.answered)}/{asked} answered · {spent}"
+        return [head, *self._who(now), *self._wait(now)]
+
+    def _which(self) -> str:
+        return f"round {self.round + 1}/{self.rounds} · " if self.rounds else ""
+
+    def _wait(self, now: float) -> list[str]:
+        """For whom it waits, once that has lasted."""
+        if self.waiting is None or self.waiting.waited + now - self.told < PATIENCE:
+            return []
+        return [self.waiting.said(now - self.told)]
 
     def _who(self, now: float) -> list[str]:
         if len(self.members) <= words.FEW:
