@@ -1,9 +1,10 @@
-"""What `-c` says: the overrides of an app's configuration."""
+"""What `-c` says, the overrides of an app's configuration; and what `--dir` says."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from barnraise.protocols.errors import BarnraiseError
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
 
 _PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own command has it
 _WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
+
+
+def directory(text: str) -> Path:
+    """What `--dir` says. An empty text, as of a variable that is not set, is no directory: X102."""
+    if not text.strip():
+        raise BarnraiseError(
+            "X102",
+            "--dir is empty",
+            "an empty name would be the working directory itself",
+            next="give --dir a name, or . for the working directory",
+        )
+    return Path(text)
 
 
 def overrides(texts: Sequence[str]) -> UserConfig:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from barnraise.cli import words
+from barnraise.cli.config import directory as directory_in
 from barnraise.cli.config import overrides as overrides_in
 from barnraise.protocols.errors import BarnraiseError
 
@@ -37,7 +38,7 @@ def run(
     ] = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="D", help="Where the run is kept."),
+        typer.Option("--dir", metavar="D", parser=directory_in, help="Where the run is kept."),
     ] = None,
     config: Annotated[
         list[str] | None,
@@ -176,10 +177,12 @@ def tell(outcome: Outcome) -> None:
         lines.append("next: the same command with --dir D keeps the run and its model")
     else:
         model = directory / "model.safetensors"
-        lines.append(f"model   {model if model.exists() else 'none: the app named no model'}")
+        lines.append(f"model   {model if outcome.named else 'none: the app named no model'}")
         if (directory / "logs").is_dir():
             lines.append(f"logs    {directory / 'logs'}: what went wrong at members, in full")
         lines.append(f"next: barnraise sim replay {shlex.quote(str(directory))}")
+    if outcome.fault is not None:
+        lines.insert(1, f"WARNING: {outcome.fault}: it is of no use")
     say(*lines)
 
 
