@@ -21,6 +21,7 @@ from barnraise.coordinator.recorder import Recorder, Seal, recorder
 from barnraise.protocols import flower
 from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.values import shortened
 from barnraise.strategies import ExactStrategy, make
 from barnraise.strategies.replies import nonfinite
 
@@ -126,7 +127,7 @@ class Campaign:
     def _note(self, replies: Iterable[Message]) -> None:
         for reply in replies:
             if reply.has_error():
-                self.failures[self._name(reply.metadata.src_node_id)] = reply.error.reason
+                self.failures[self._name(reply.metadata.src_node_id)] = str(reply.error.reason)
             else:
                 self.trained = True
 
@@ -180,20 +181,25 @@ class Campaign:
         )
 
 
-def read_model(path: Path) -> ArrayRecord:
-    """The weights in a safetensors file. Raises C106 for one that cannot be read or is not finite."""
+def read_model(path: Path, written: str | None = None) -> ArrayRecord:
+    """The weights in a safetensors file. Raises C106 for one that cannot be read or is not finite.
+
+    `written` is the path as the charter has it.
+    """
+    written = str(path) if written is None else written
     record = ArrayRecord()
     if not path.is_file():
-        raise _unusable(path, "it is a directory" if path.is_dir() else "there is no such file")
+        why = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+        raise _unusable(written, why)
     try:
         with safe_open(path, framework="np") as held:
             for name in held.keys():  # noqa: SIM118
                 record[name] = flower.array_of(held.get_tensor(name))
     except (OSError, SafetensorError, TypeError, AttributeError) as error:
-        raise _unusable(path, str(error)) from None
+        raise _unusable(written, str(error)) from None
     bad = _nonfinite(record)
     if bad is not None or not record:
-        raise _unusable(path, f"{bad} holds NaN or infinity" if bad else "it holds no tensors")
+        raise _unusable(written, f"{bad} holds NaN or infinity" if bad else "it holds no tensors")
     return record
 
 
@@ -202,10 +208,10 @@ def _nonfinite(record: ArrayRecord) -> str | None:
     return nonfinite({name: flower.tensor_of(array) for name, array in record.items()})
 
 
-def _unusable(path: Path, why: str) -> BarnraiseError:
+def _unusable(written: str, why: str) -> BarnraiseError:
     return BarnraiseError(
         "C106",
-        f"the initial model {path} cannot be used",
+        f"the initial model {shortened(written)} cannot be used",
         why,
         next="correct [model] init in the charter",
     )
@@ -219,8 +225,7 @@ def _nobody_trained(failures: Mapping[str, str]) -> BarnraiseError:
         "A204",
         "every member failed, in every round",
         "\n".join(f"{member}: {why}" for member, why in failures.items()),
-        changed="the refusals are on record; there is no new model",
-        next=f"{remedy}, then run it in a new directory",
+        next=remedy,
     )
 
 

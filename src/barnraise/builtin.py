@@ -25,7 +25,7 @@ from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import is_name
-from barnraise.protocols.values import cut
+from barnraise.protocols.values import cut, shortened
 from barnraise.strategies import make
 
 
@@ -170,7 +170,7 @@ def _check(charter: Charter, task: Task, members: dict[str, Path], path: Path) -
     if isinstance(task, Columned):
         _check_columns({name: task.columns(directory) for name, directory in members.items()})
     if charter.model.init is not None:
-        _check_init(path.parent / charter.model.init, task.model())
+        _check_init(path.parent / charter.model.init, charter.model.init, task.model())
 
 
 def _check_columns(columns: Mapping[str, tuple[str, ...] | None]) -> None:
@@ -188,8 +188,8 @@ def _check_columns(columns: Mapping[str, tuple[str, ...] | None]) -> None:
             )
 
 
-def _check_init(path: Path, model: nn.Module) -> None:
-    held = campaign.read_model(path)
+def _check_init(path: Path, written: str, model: nn.Module) -> None:
+    held = campaign.read_model(path, written)
     wanted = {
         k: (str(t.dtype).removeprefix("torch."), tuple(t.shape))
         for k, t in model.state_dict().items()
@@ -200,7 +200,7 @@ def _check_init(path: Path, model: nn.Module) -> None:
         key = wrong[0]
         raise BarnraiseError(
             "C106",
-            f"the initial model {path} is not of this task's model",
+            f"the initial model {shortened(written)} is not of this task's model",
             f"{key}: the file has {got.get(key, 'none')}, the model {wanted.get(key, 'none')}",
             next="correct [model] init or [task] in the charter",
         )
