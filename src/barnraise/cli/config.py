@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from flwr.app import UserConfig
 
 _PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own command has it
-_WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
+_LETTER = r"[A-Za-z_./~]|[^\x00-\x7f\ud800-\udfff]"
+_WORD = re.compile(rf"(?!(?:true|false|inf|nan)$)(?:{_LETTER})(?:[0-9:+-]|{_LETTER})*")
 
 
 def directory(text: str) -> Path:
@@ -55,6 +56,8 @@ def words_quoted(text: str) -> str:
     if text.endswith(".toml") and "=" not in text:
         return text
     pairs = _PAIR.findall(text)
-    if left := _PAIR.sub("", text).strip() or ("" if pairs else "nothing"):
+    if not text.strip():
+        raise ValueError("it is empty")
+    if left := _PAIR.sub("", text).strip():
         raise ValueError(f"{left} is not of the form key=value")
     return " ".join(f'{k}="{v}"' if _WORD.fullmatch(v) else f"{k}={v}" for k, v in pairs)
