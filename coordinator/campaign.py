@@ -166,12 +166,8 @@ class Campaign:
         for node_id in self.grid.get_node_ids():
             order = Message(RecordDict(), node_id, "query.model")
             for reply in self.grid.send_and_receive([order]):
-                why = reply.error.reason if reply.has_error() else "a reply without arrays"
-                if reply.has_content() and ARRAYS in reply.content.array_records:
-                    model = reply.content.array_records[ARRAYS]
-                    if (name := _nonfinite(model)) is None:
-                        return model
-                    why = f"its model holds NaN or infinity in {name}"
+                if (why := _no_model(reply)) is None:
+                    return reply.content.array_records[ARRAYS]
                 failures.append(f"{self._name(node_id)}: {why}")
         raise BarnraiseError(
             "A204",
@@ -179,6 +175,19 @@ class Campaign:
             "\n".join(failures) or "there are no members",
             next="mend the task, or name a file as [model] init in the charter",
         )
+
+
+def _no_model(reply: Message) -> str | None:
+    """Why this reply gives no initial model."""
+    if reply.has_error():
+        return str(reply.error.reason)
+    if ARRAYS not in reply.content.array_records:
+        return "a reply without arrays"
+    try:
+        name = _nonfinite(reply.content.array_records[ARRAYS])
+    except TypeError as error:
+        return str(error)
+    return f"its model holds NaN or infinity in {name}" if name is not None else None
 
 
 def read_model(path: Path, written: str | None = None) -> ArrayRecord:

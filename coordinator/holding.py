@@ -36,6 +36,9 @@ def hold(
         f"{key}: the directory has {_short(held)}, {'now' if again else 'this command'} {_short(new)}"
         for key, held, new in _differences(recorded, now, seeds)
     ]
+    if recorded["seed"] == now["seed"]:
+        others = _others(recorded.get("data", {}), now.get("data", {}))
+        found += [f"data of {member}: not those with which the run began" for member in others]
     if not found:
         return
     if again:
@@ -59,8 +62,6 @@ def _differences(
     yield from config
     if (names := _names(recorded)) != _names(now):
         yield "members", _listed(names), _listed(_names(now))
-    else:
-        yield from _of_data(recorded.get("data", {}), now.get("data", {}))
     if recorded["policy"] != now["policy"] and not charter:
         yield from _of_keys("rounds.", recorded["policy"], now["policy"])
     if recorded["seed"] != now["seed"]:
@@ -87,11 +88,9 @@ def _of_keys(
             yield prefix + key, held, new
 
 
-def _of_data(recorded: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Difference]:
-    """Of whom the data are others. A plan that knows no data, as a replay's, is not held to any."""
-    for member in sorted(recorded.keys() & now.keys()):
-        if recorded[member] != now[member]:
-            yield f"data of {member}", "other contents", "these"
+def _others(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Whose data are others. A plan that knows no data, as a replay's, is not held to any."""
+    return [m for m in sorted(recorded.keys() & now.keys()) if recorded[m] != now[m]]
 
 
 def _flat(text: str) -> dict[str, Any]:

@@ -182,10 +182,8 @@ class _Execution:
 
     def execute(self) -> Outcome:
         started = time.monotonic()
-        if self.replay:
-            self._check_finished()
         resumed = self._open_run()
-        closed = self.log.closed()
+        closed = self._finished() if self.replay else self.log.closed()
         before = closed is not None and not self.replay
         if not before:
             names = tuple(self.plan.members)
@@ -198,17 +196,20 @@ class _Execution:
         self._tell_end(closed)
         return self._outcome(closed, started, resumed=resumed, finished_before=before)
 
-    def _check_finished(self) -> None:
-        """R103 unless the run is over; D106 unless its model is still what it was."""
+    def _unfinished(self) -> BarnraiseError:
+        return BarnraiseError(
+            "R103",
+            f"{self.place.root} holds a run that is not finished",
+            f"its journal has {len(self.place.journal)} entries and no run.closed",
+            next="run the command that started it again: it continues; "
+            "if it ended in an error, it ends in the same until that is mended",
+        )
+
+    def _finished(self) -> dict[str, Any]:
+        """How the run was closed. R103 unless it was; D106 unless its model is still what it was."""
         closed = self.log.closed()
         if closed is None:
-            raise BarnraiseError(
-                "R103",
-                f"{self.place.root} holds a run that is not finished",
-                f"its journal has {len(self.place.journal)} entries and no run.closed",
-                next="run the command that started it again: it continues; "
-                "if it ended in an error, it ends in the same until that is mended",
-            )
+            raise self._unfinished()
         if closed["named"]:
             self.place.blobs.check(closed["model"])
             if self.place.publishes(closed["model"]) is False:
@@ -218,6 +219,7 @@ class _Execution:
                     f"its SHA-256 is not {closed['model']}",
                     next="run the command that made it again: it writes the file anew",
                 )
+        return closed
 
     def _publish(self, model: str) -> None:
         """The final model's file; a run killed between its last entry and this one still gets it."""
@@ -300,6 +302,8 @@ class _Execution:
             if entry.type == "run.opened":
                 self._hold(self.log.whole(entry).body, body)
                 return True
+        if self.replay:
+            raise self._unfinished()
         self.place.keep_secret(self.plan.secret)
         self.place.keep_app(self.plan.code)
         self.place.keep_source(self._source())

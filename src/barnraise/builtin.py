@@ -5,6 +5,7 @@ Here the coordinator's side (`campaign`) and the institution's (`client.app`) me
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,10 +84,17 @@ def data_digest(directory: Path, whole: int = 1 << 30) -> str:
     Of more than `whole` bytes, sizes and times of change stand for the contents.
     """
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and not _is_hidden(p, directory))
-    facts = {p.relative_to(directory).as_posix(): p.stat() for p in paths}
+    files = {_name_below(directory, p): p for p in paths}
+    facts = {name: p.stat() for name, p in files.items()}
     if sum(fact.st_size for fact in facts.values()) > whole:
-        return digest_of([[name, f.st_size, f.st_mtime_ns] for name, f in facts.items()])
-    return app_digest({name: directory / name for name in facts})
+        return digest_of([[name, f.st_size, str(f.st_mtime_ns)] for name, f in facts.items()])
+    return app_digest(files)
+
+
+def _name_below(directory: Path, path: Path) -> str:
+    """The relative path as text, whatever bytes it is of."""
+    name = os.fsencode(path.relative_to(directory).as_posix())
+    return name.decode(errors="backslashreplace")
 
 
 def _is_hidden(path: Path, below: Path) -> bool:
