@@ -17,9 +17,10 @@ _LETTER = r"[A-Za-z_./~]|[^\x00-\x7f\ud800-\udfff]"
 _WORD = re.compile(rf"(?!(?:true|false|inf|nan)$)(?:{_LETTER})(?:[0-9:+-]|{_LETTER})*")
 
 
-def directory(text: str) -> Path:
-    """What `--dir` says. An empty text, as of a variable that is not set, is no directory: X102."""
-    if not text.strip():
+def directory(text: str | Path) -> Path:
+    """What `--dir` says (a `Path`: its default). An empty text, as of a variable that is not set, is no
+    directory: X102."""
+    if not str(text).strip():
         raise BarnraiseError(
             "X102",
             "--dir is empty",
