@@ -15,9 +15,9 @@ _SMALL = 1 << 16
 class RunBlobs(BlobStore):
     """Owned by the thread that drives the run. An envelope is durable after the blobs that it names."""
 
-    def __init__(self, root: Path, *, durable: bool = True) -> None:
-        super().__init__(root, durable=durable)
-        self._envelopes = Documents(root / "envelopes.db", durable=durable)
+    def __init__(self, root: Path, *, durable: bool = True, read_only: bool = False) -> None:
+        super().__init__(root, durable=durable, read_only=read_only)
+        self._envelopes = Documents(root / "envelopes.db", durable=durable, read_only=read_only)
 
     def put_envelope(self, data: bytes) -> str:
         """A large one is a file like any blob: nothing large waits in memory."""

@@ -21,6 +21,7 @@ from barnraise.coordinator.recorder import Recorder, Seal, recorder
 from barnraise.protocols import flower
 from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.values import shortened
 from barnraise.strategies import ExactStrategy, make
 from barnraise.strategies.replies import nonfinite
 
@@ -58,6 +59,8 @@ class Campaign:
         self, charter: Charter, grid: Grid, init: Path | None, trainers: Collection[str] | None
     ) -> None:
         self.charter, self.grid, self.init, self.trainers = charter, grid, init, trainers
+        self.trained = False  # whether any round, of those seen here or before, could use a reply
+        self.failures: dict[str, str] = {}
         self.recorder: Recorder = recorder(grid)
         self.rule: ExactStrategy = make(
             charter.strategy.name,
@@ -73,6 +76,8 @@ class Campaign:
         standing = self._start() if seal is None else self._continue(seal)
         while standing.round < self.charter.rounds.count:
             standing = self._round(standing)
+        if self.failures and not self.trained:
+            raise _nobody_trained(self.failures)
         self.recorder.finish(standing.model, {"metrics": dict(standing.metrics)})
 
     def _start(self) -> _Standing:
@@ -83,6 +88,7 @@ class Campaign:
 
     def _continue(self, seal: Seal) -> _Standing:
         self.rule.load(seal.state)
+        self.trained = seal.round > 0
         return _Standing(seal.round, seal.model, seal.report["after"])
 
     def _round(self, before: _Standing) -> _Standing:
@@ -90,7 +96,8 @@ class Campaign:
         number = before.round + 1
         orders = self.rule.configure_train(number, before.model, ConfigRecord(), self.grid)
         replies = list(self.grid.send_and_receive(self._trained_by(orders)))
-        arrays, trained = self.rule.aggregate_train(number, replies)
+        self._note(replies)
+        arrays, trained, why = self._step(number, replies)
         model = arrays if arrays is not None else before.model
         metrics: Mapping[str, Any] = before.metrics
         members: Mapping[str, Any] = {}
@@ -103,9 +110,30 @@ class Campaign:
             "members": members,
             "void": arrays is None,
             "decision": self.rule.decision(),
+            **({"why": why} if why else {}),
         }
         self._seal(number, model, report)
         return _Standing(number, model, metrics)
+
+    def _step(
+        self, number: int, replies: list[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None, str | None]:
+        """The next model and the train metrics. A step to what is not finite is not taken, and said why."""
+        before = self.rule.state()
+        arrays, trained = self.rule.aggregate_train(number, replies)
+        for record in (arrays, *self.rule.state().array_records.values()):
+            if record is not None and (name := _nonfinite(record)) is not None:
+                self.rule.load(before)
+                why = f"{self.charter.strategy.name}'s step leads to NaN or infinity in {name}"
+                return None, trained, f"{why}; the model stays"
+        return arrays, trained, None
+
+    def _note(self, replies: Iterable[Message]) -> None:
+        for reply in replies:
+            if reply.has_error():
+                self.failures[self._name(reply.metadata.src_node_id)] = str(reply.error.reason)
+            else:
+                self.trained = True
 
     def _trained_by(self, orders: Iterable[Message]) -> list[Message]:
         if self.trainers is None:
@@ -142,9 +170,8 @@ class Campaign:
         for node_id in self.grid.get_node_ids():
             order = Message(RecordDict(), node_id, "query.model")
             for reply in self.grid.send_and_receive([order]):
-                if reply.has_content() and ARRAYS in reply.content.array_records:
+                if (why := _no_model(reply)) is None:
                     return reply.content.array_records[ARRAYS]
-                why = reply.error.reason if reply.has_error() else "a reply without arrays"
                 failures.append(f"{self._name(node_id)}: {why}")
         raise BarnraiseError(
             "A204",
@@ -154,27 +181,64 @@ class Campaign:
         )
 
 
-def read_model(path: Path) -> ArrayRecord:
-    """The weights in a safetensors file. Raises C106 for one that cannot be read or is not finite."""
+def _no_model(reply: Message) -> str | None:
+    """Why this reply gives no initial model."""
+    if reply.has_error():
+        return str(reply.error.reason)
+    if ARRAYS not in reply.content.array_records:
+        return "a reply without arrays"
+    try:
+        name = _nonfinite(reply.content.array_records[ARRAYS])
+    except TypeError as error:
+        return str(error)
+    return f"its model holds NaN or infinity in {name}" if name is not None else None
+
+
+def read_model(path: Path, written: str | None = None) -> ArrayRecord:
+    """The weights in a safetensors file. Raises C106 for one that cannot be read or is not finite.
+
+    `written` is the path as the charter has it.
+    """
+    written = str(path) if written is None else written
     record = ArrayRecord()
+    if not path.is_file():
+        why = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+        raise _unusable(written, why)
     try:
         with safe_open(path, framework="np") as held:
             for name in held.keys():  # noqa: SIM118
                 record[name] = flower.array_of(held.get_tensor(name))
     except (OSError, SafetensorError, TypeError, AttributeError) as error:
-        raise _unusable(path, str(error)) from None
-    bad = nonfinite({name: flower.tensor_of(array) for name, array in record.items()})
+        raise _unusable(written, str(error)) from None
+    bad = _nonfinite(record)
     if bad is not None or not record:
-        raise _unusable(path, f"{bad} holds NaN or infinity" if bad else "it holds no tensors")
+        raise _unusable(written, f"{bad} holds NaN or infinity" if bad else "it holds no tensors")
     return record
 
 
-def _unusable(path: Path, why: str) -> BarnraiseError:
+def _nonfinite(record: ArrayRecord) -> str | None:
+    """The name of the first array that holds NaN or infinity."""
+    return nonfinite({name: flower.tensor_of(array) for name, array in record.items()})
+
+
+def _unusable(written: str, why: str) -> BarnraiseError:
     return BarnraiseError(
         "C106",
-        f"the initial model {path.name} cannot be used",
+        f"the initial model {shortened(written)} cannot be used",
         why,
         next="correct [model] init in the charter",
+    )
+
+
+def _nobody_trained(failures: Mapping[str, str]) -> BarnraiseError:
+    """Every reply of the whole run was refused: nothing was learned."""
+    infinite = all(why.startswith("M106") for why in failures.values())
+    remedy = "lower training.lr in the charter" if infinite else "mend the charter or its task"
+    return BarnraiseError(
+        "A204",
+        "every member failed, in every round",
+        "\n".join(f"{member}: {why}" for member, why in failures.items()),
+        next=remedy,
     )
 
 

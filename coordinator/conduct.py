@@ -6,6 +6,10 @@ and a replay; what differs is what the journal already holds.
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from barnraise.coordinator.output import marked
 from barnraise.coordinator.seals import EngineRecorder, Final
 from barnraise.protocols import flower
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.files import FULL, disk_errors, disk_full
+from barnraise.protocols.files import FULL, disk_errors, disk_full, file_of
 from barnraise.protocols.randomness import derive
 
 
@@ -41,6 +45,8 @@ def conduct(
     context = flower.new_context(grid.terms.run_id, flower.SERVER_NODE_ID, {}, RecordDict(), config)
     flower.seed_generators(derive(secret, "server", "start"))
     with (
+        _working_directory_kept(),
+        _threads_told_once(grid),
         marked(lambda: not grid.live),
         flower.one_copy_arrays(),
         flower.strategy_start_watched(grid, recorder.rule, taken.finished),
@@ -62,6 +68,37 @@ class _Taken:
     def finished(self, strategy: Any, arrays: ArrayRecord) -> None:
         if arrays:
             self._recorder.finish(arrays, {})
+
+
+@contextmanager
+def _working_directory_kept() -> Iterator[None]:
+    """Afterwards it is what it was, wherever the app went."""
+    here = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+@contextmanager
+def _threads_told_once(grid: DurableGrid) -> Iterator[None]:
+    """A thread of the app that ends by the grid's failure is silent: the run ends by it, and says so.
+
+    Such a thread may outlive the run, so after a failure this stays.
+    """
+    theirs = threading.excepthook
+
+    def told(arguments: threading.ExceptHookArgs) -> None:
+        if grid.failure is None:
+            theirs(arguments)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        if grid.failure is None:
+            threading.excepthook = theirs
 
 
 def _call(app: ServerApp, grid: DurableGrid, context: Context) -> None:
@@ -87,13 +124,12 @@ def _explained(error: BaseException, *as_it_is: type[BaseException]) -> BaseExce
     ):
         return error
     if isinstance(error, OSError) and error.errno in FULL:
-        return disk_full(Path(str(error.filename or "the run's directory")))
+        return disk_full(file_of(error, Path("the run's directory")))
     told = BarnraiseError(
         "A201",
         "the ServerApp raised",
         f"{type(error).__name__}: {error}\nat {flower.place_of(error)}",
-        changed="everything up to there is on record; no accepted reply is lost",
-        next="mend the app; run it in a new directory (or again in this one if the cause was outside it)",
+        next="mend the app",
     )
     told.__cause__ = error
     return told
@@ -107,6 +143,5 @@ def _check_contributions(grid: DurableGrid) -> None:
             "A204",
             f"every member failed, in every {kind}batch",
             "\n".join(f"{member}: {reason}" for member, reason in grid.tally.refusals.items()),
-            changed="the refusals are on record; there is no new model",
-            next="mend the ClientApp, then run it in a new directory",
+            next="mend the ClientApp",
         )

@@ -2,23 +2,28 @@
 
     D/journal.db  D/blobs/  D/members/  D/app/  D/secret  D/lock  D/logs/  D/model.safetensors
 
-Without a directory of its own a run lives in a temporary one, where nothing is synced.
+Without a directory of its own a run lives in a temporary one, where nothing is synced. A directory that
+is in use for anything else is refused before anything in it is touched.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.journal import Failpoint, Journal, kill_from_environment
 from barnraise.coordinator.members import MemberStore
+from barnraise.protocols import files
 from barnraise.protocols.apps import Code
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
@@ -73,10 +78,18 @@ class RunDirectory:
         (self.root / "secret").unlink(missing_ok=True)
         shutil.rmtree(self.app, ignore_errors=True)
 
-    def keep_app(self, files: Code) -> None:
+    @property
+    def source(self) -> Path:
+        """What describes how the run was started, for its replay."""
+        return self.root / "source.json"
+
+    def keep_source(self, source: Mapping[str, Any]) -> None:
+        files.replace(self.source, json.dumps(source, indent=1).encode())
+
+    def keep_app(self, code: Code) -> None:
         """Copy the app's code, so that the run can be replayed wherever the directory goes."""
         shutil.rmtree(self.app, ignore_errors=True)
-        for name, data in files.items():
+        for name, data in code.items():
             path = self.app / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(data, bytes):
@@ -87,6 +100,13 @@ class RunDirectory:
     @property
     def published(self) -> Path:
         return self.root / "model.safetensors"
+
+    def publishes(self, blob: str) -> bool | None:
+        """Whether `model.safetensors` holds this blob; None if there is no such file."""
+        if not self.published.is_file():
+            return None
+        with self.published.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == blob.removeprefix("sha256:")
 
     def publish(self, blob: str) -> Path:
         """`model.safetensors`: the final model, whose SHA-256 is the run's digest. Again does no harm."""
@@ -102,15 +122,49 @@ class RunDirectory:
 
 @contextmanager
 def opened(
-    path: Path | None, failpoint: Failpoint = kill_from_environment
+    path: Path | None,
+    failpoint: Failpoint = kill_from_environment,
+    *,
+    to_read: bool = False,
 ) -> Iterator[RunDirectory]:
-    """Open a run's directory, made if needed, under its lock. Raises D102, D104, D105, D106."""
+    """Open a run's directory, made if needed, under its lock. Raises D101, D102, D104, D105, D106.
+
+    `to_read`: whoever opens it writes nothing. If nothing can be written there, it is then opened
+    without a lock, which nobody else could hold either.
+    """
     if path is None:
         with tempfile.TemporaryDirectory(prefix="barnraise-") as name:
             yield from _open(Path(name), failpoint, durable=False)
+        return
+    path = path.absolute()  # an app may change the working directory
+    _check_ours(path)
+    if to_read and not os.access(path, os.W_OK):
+        yield from _open_read_only(path)
     else:
         with _locked(path):
             yield from _open(path, failpoint, durable=True)
+
+
+def _check_ours(root: Path) -> None:
+    """D105 for a file, D101 for a directory that holds something, but no run."""
+    with disk_errors(root):
+        if not root.exists():
+            return
+        if not root.is_dir():
+            raise BarnraiseError(
+                "D105",
+                f"{root} is a file, not a directory",
+                next="give a directory, or a path where nothing is yet",
+            )
+        held = {path.name for path in root.iterdir()} - {"lock"}
+    a_run = "journal.db" in held or {"members", "secret"} <= held  # the second has lost its journal
+    if held and not a_run:
+        raise BarnraiseError(
+            "D101",
+            f"{root} is in use for something else than a run",
+            f"it has no journal.db, but holds {', '.join(sorted(held)[:8])}",
+            next="give a directory that is empty, or does not exist",
+        )
 
 
 def _open(root: Path, failpoint: Failpoint, *, durable: bool) -> Iterator[RunDirectory]:
@@ -122,6 +176,12 @@ def _open(root: Path, failpoint: Failpoint, *, durable: bool) -> Iterator[RunDir
             yield RunDirectory(root, durable, journal, blobs)
     finally:
         journal.close()
+
+
+def _open_read_only(root: Path) -> Iterator[RunDirectory]:
+    journal = Journal(root / "journal.db", read_only=True)
+    with closing(journal), closing(RunBlobs(root / "blobs", read_only=True)) as blobs:
+        yield RunDirectory(root, False, journal, blobs)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from barnraise.coordinator.journal import sqlite_errors
+from barnraise.coordinator.journal import connect_read_only, sqlite_errors
 from barnraise.protocols.canonical import digest
 
 _SCHEMA = """
@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS documents (
 class Documents:
     """Owned by the thread that drives the run. The file is made when the first document is."""
 
-    def __init__(self, path: Path, *, durable: bool) -> None:
-        self._path, self._durable = path, durable
+    def __init__(self, path: Path, *, durable: bool, read_only: bool = False) -> None:
+        self._path, self._durable, self._read_only = path, durable, read_only
         self._db: sqlite3.Connection | None = None
         self._pending: dict[str, bytes] = {}
 
@@ -70,7 +70,9 @@ class Documents:
             self._db = None
 
     def _opened(self) -> sqlite3.Connection:
-        if self._db is None:
+        if self._db is None and self._read_only:
+            self._db = connect_read_only(self._path)
+        elif self._db is None:
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")

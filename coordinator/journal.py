@@ -18,7 +18,7 @@ from pathlib import Path
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.files import disk_full
+from barnraise.protocols.files import damaged, disk_full
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -48,15 +48,19 @@ class Journal:
     """Owned by the thread that drives the run; a second process is kept out by the directory's lock."""
 
     def __init__(
-        self, path: Path, *, durable: bool = True, failpoint: Failpoint = kill_from_environment
+        self,
+        path: Path,
+        *,
+        durable: bool = True,
+        failpoint: Failpoint = kill_from_environment,
+        read_only: bool = False,
     ) -> None:
         self._failpoint = failpoint
         self.path = path
+        if path.exists() and not path.is_file():
+            raise damaged(f"the journal {path} is damaged", "it is no file")
         with sqlite_errors(path):
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
-            self._db.executescript(_SCHEMA)
+            self._db = connect_read_only(path) if read_only else _connect(path, durable)
             self._frontier = self._load_frontier()
 
     def _load_frontier(self) -> merkle.Frontier:
@@ -166,12 +170,37 @@ class Journal:
         self._db.close()
 
     def _damaged(self, evidence: str) -> BarnraiseError:
-        return BarnraiseError(
-            "D106",
-            f"the journal {self.path} is damaged",
-            evidence,
-            next="restore the directory from a backup, or start again in a new one",
+        return damaged(f"the journal {self.path} is damaged", evidence)
+
+
+def _connect(path: Path, durable: bool) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"entries", "nodes"} <= tables:
+        raise BarnraiseError(
+            "D101",
+            f"{path} is not a journal of Barnraise",
+            f"it is a database that holds {', '.join(sorted(tables))}",
+            next="give a directory that is empty, or does not exist",
         )
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+    db.executescript(_SCHEMA)
+    return db
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A database where nothing can be written, not even its locks. D105 if it was not closed."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise BarnraiseError(
+            "D105",
+            f"{path} cannot be read where nothing can be written",
+            f"it was not closed: {log} holds what belongs into it",
+            next=f"copy {path.parent} to where you may write, and use the copy",
+        )
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
@@ -190,14 +219,9 @@ def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
         return disk_full(path)
     if isinstance(error, sqlite3.OperationalError):
         return BarnraiseError(
-            "D105", f"{path} cannot be written", text, next=f"make {path.parent} writable"
+            "D105", f"{path} cannot be used", text, next=f"make {path.parent} writable"
         )
-    return BarnraiseError(
-        "D106",
-        f"{path} is damaged",
-        text,
-        next="restore the directory from a backup, or start again in a new one",
-    )
+    return damaged(f"{path} is damaged", text)
 
 
 def _no_room(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from barnraise.coordinator import events
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.interrupts import Interrupts
 from barnraise.coordinator.members import MemberStore, Work
 from barnraise.protocols import flower, identity, progress, statements
 from barnraise.protocols.blobs import BlobStore
@@ -94,6 +95,7 @@ class LocalFleet:
         self._clock = 0.0
         self._count = 0
         self._polls = 0
+        self._interrupts = Interrupts()
 
     def roster(self) -> Sequence[identity.Member]:
         return [m.member for m in self._members.values()]
@@ -143,7 +145,7 @@ class LocalFleet:
         """Run handlers for a while, then commit what they left, then let their replies go."""
         started = time.monotonic()
         done: list[tuple[float, Delivery]] = []
-        with flower.generators_kept():
+        with flower.generators_kept(), self._interrupts.heard():
             while self._queue and time.monotonic() - started < COMMIT_EVERY:
                 order, sent = self._queue.popleft()
                 fault = self._fault(order)
@@ -205,7 +207,13 @@ class LocalFleet:
             self._watch(events.Progress(name, what, done, total))
 
         with progress.listening(listener):
-            return flower.run_handler(self._app, message, context, carry, seed)
+            try:
+                return flower.run_handler(self._app, message, context, carry, seed)
+            except KeyboardInterrupt as error:
+                if self._interrupts.came:
+                    raise
+                why = f"KeyboardInterrupt at {flower.place_of(error)}"
+                return Handled(None, Failure(flower.RAISED, why), None, None, why)
 
     def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, bytes, Handled]:
         """The reply's envelope and its bytes; a reply that has no such form is a failure."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Plan:
     `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
     config. `server` and `client` import the two apps when they are needed; they are given the directory
     that keeps a copy of `code`. A node in a process of its own imports `component` from `home` (None:
-    from that copy).
+    from that copy). `data` digests each member's data, where the plan knows them. `again`: the plan was
+    made from what a run's directory keeps.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Plan:
     home: Path | None = None
     policy: Policy = field(default_factory=Policy)
     mixed_replies: bool = False
+    data: Callable[[], Mapping[str, str]] | None = None
+    again: bool = False
 
     @property
     def secret(self) -> bytes:
@@ -88,25 +91,56 @@ def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int)
 
 def plan_again(directory: Path) -> Plan:
     """The plan of the run that `directory` holds, for a replay. Raises D103 or D106."""
-    source = _source_of(directory)
-    return _AGAIN[source["kind"]](directory, source)
-
-
-def _source_of(directory: Path) -> dict[str, Any]:
-    try:
-        source: dict[str, Any] = json.loads((directory / "source.json").read_text())
-    except FileNotFoundError:
+    path = directory / "source.json"
+    if not path.exists():
         raise BarnraiseError(
             "D103",
             f"{directory} holds no run",
             "it has no source.json" if directory.is_dir() else "there is no such directory",
             next="give the --dir of a `barnraise sim run`",
-        ) from None
-    except ValueError as error:
+        )
+    source = source_kept(directory)
+    if source is None:
         raise BarnraiseError(
-            "D106", f"{directory / 'source.json'} is damaged", str(error)
-        ) from None
-    return source
+            "D106",
+            f"{path} is damaged",
+            "it is not what describes a run",
+            next="run the command that made it again: it writes the file anew",
+        )
+    _check_copy(directory / "app", source)
+    return replace(_AGAIN[source["kind"]](directory, source), again=True)
+
+
+def source_kept(directory: Path) -> dict[str, Any] | None:
+    """What `source.json` says of the run in `directory`; None for a file that is damaged or gone."""
+    try:
+        source = json.loads((directory / "source.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    kinds = {"app": {"path", "sites"}, "charter": {"members", "trainers"}, "test": set[str]()}
+    if not isinstance(source, dict) or source.get("kind") not in kinds:
+        return None
+    needed = {"config", "seed", "app"} | kinds[source["kind"]]
+    return source if needed <= source.keys() else None
+
+
+def code_kept(copy: Path) -> Code:
+    """The code of which a run's directory keeps a copy."""
+    code: dict[str, bytes | Path] = dict(code_files(copy))
+    if (init := copy / INIT).is_file():
+        code[INIT] = init
+    return code
+
+
+def _check_copy(copy: Path, source: Mapping[str, Any]) -> None:
+    """D106 unless the copy is of the app that was run, before anything in it is read or imported."""
+    if (found := app_digest(code_kept(copy))) != source["app"]:
+        raise BarnraiseError(
+            "D106",
+            f"{copy} is not the app that was run",
+            f"its digest is {found}, that of the app {source['app']}",
+            next="run the command that made it again: it writes the copy anew",
+        )
 
 
 def _app_again(directory: Path, source: Mapping[str, Any]) -> Plan:
@@ -120,14 +154,11 @@ def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
     """The run of a charter, without the members' side: no task is loaded and no data read."""
     copy = directory / "app"
     charter = Charter.read(copy / CHARTER)
-    code: dict[str, bytes | Path] = dict(code_files(copy))
     init = copy / INIT if charter.model.init is not None else None
-    if init is not None:
-        code[INIT] = init
     rounds = charter.rounds
     return Plan(
         charter.name,
-        code,
+        code_kept(copy),
         source["config"],
         {name: {} for name in source["members"]},
         source["seed"],
@@ -138,7 +169,16 @@ def _charter_again(directory: Path, source: Mapping[str, Any]) -> Plan:
     )
 
 
-_AGAIN = {"app": _app_again, "charter": _charter_again}
+def _test_again(directory: Path, source: Mapping[str, Any]) -> Plan:
+    raise BarnraiseError(
+        "D103",
+        f"{directory} holds a run of barnraise.testing",
+        "its apps are objects of a test, of which nothing is kept",
+        next="replay it in the test: Federation.run(…, replay=True)",
+    )
+
+
+_AGAIN = {"app": _app_again, "charter": _charter_again, "test": _test_again}
 
 
 def _same_code(one: Path, other: Path) -> bool:

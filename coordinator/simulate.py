@@ -21,18 +21,21 @@ from flwr.serverapp import ServerApp
 from barnraise.coordinator import events
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory, opened
+from barnraise.coordinator.endings import say_what_is_kept
+from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.fleet import Fleet
 from barnraise.coordinator.grid import DurableGrid, Terms
+from barnraise.coordinator.holding import hold
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
-from barnraise.coordinator.plans import Plan, plan_again
+from barnraise.coordinator.plans import Plan, code_kept, plan_again, source_kept
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower
 from barnraise.protocols.apps import app_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
-from barnraise.protocols.randomness import commitment
+from barnraise.protocols.randomness import commitment, derive
 
 FEDERATION = "sim"
 STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
@@ -40,7 +43,11 @@ STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `model` is the SHA-256 of `model.safetensors` where the app named a model."""
+    """How a run ended. `model` is the SHA-256 of `model.safetensors` where the app named a model.
+
+    `problems` is what went wrong at members and in the directory, and was got over; `fault` is what
+    makes the final model useless, or None.
+    """
 
     run: str
     app: str
@@ -53,6 +60,8 @@ class Outcome:
     report: Mapping[str, Any]
     directory: Path | None
     problems: tuple[str, ...]
+    named: bool
+    fault: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """The same for `--json`."""
@@ -74,11 +83,20 @@ def execute(
     """Run the plan in `directory` (None: a temporary one), or replay what is there with no client.
 
     A run that was cut short goes on where it was; one that is finished is reported, not repeated.
-    `fleets` is where the members are: by default in this process, with `faults`.
+    `fleets` is where the members are: by default in this process, with `faults`. What the app wrote or
+    left in the working directory is its own affair: `directory` is taken from where this was called.
     """
     fleets = fleets or InProcess(faults)
-    with opened(directory, failpoint) as place, disk_errors(place.root):
-        return _Execution(plan, place, directory, watcher, fleets, replay).execute()
+    try:
+        with (
+            opened(directory, failpoint, to_read=replay) as place,
+            disk_errors(place.root),
+        ):
+            return _Execution(plan, place, directory, watcher, fleets, replay).execute()
+    except BarnraiseError as error:
+        if not replay:
+            say_what_is_kept(error, directory)
+        raise
 
 
 @dataclass(frozen=True)
@@ -152,13 +170,12 @@ class _Execution:
         self.problems: list[str] = []
         self._watcher = watcher
         self._server: ServerApp | None = None
-        if len(place.journal) == 0:
-            place.forget_start()
-        elif replay:
+        if replay:
             place.journal.check()
-        self.secret = place.keep_secret(plan.secret)
+        elif len(place.journal) == 0:
+            place.forget_start()
         self.members = [
-            LocalMember.simulated(self.secret, name, config)
+            LocalMember.simulated(plan.secret, name, config)
             for name, config in plan.members.items()
         ]
         self.log = RunLog(plan.run, place.journal, place.blobs, _utc)
@@ -166,32 +183,53 @@ class _Execution:
     def execute(self) -> Outcome:
         started = time.monotonic()
         resumed = self._open_run()
-        closed = self.log.closed()
-        if closed is not None and not self.replay:
-            self._publish(closed)
-            self._tell_end(closed)
-            return self._outcome(closed, started, resumed=True, finished_before=True)
-        if closed is None and self.replay:
-            raise BarnraiseError(
-                "R103",
-                f"{self.place.root} holds a run that is not finished",
-                f"its journal has {len(self.place.journal)} entries and no run.closed",
-                next="run the command that started it again: it continues",
-            )
-        self.watch(
-            events.RunOpened(self.plan.run, self.plan.name, tuple(self.plan.members), resumed)
-        )
-        self._conduct()
-        closed = self.log.closed()
+        closed = self._finished() if self.replay else self.log.closed()
+        before = closed is not None and not self.replay
+        if not before:
+            names = tuple(self.plan.members)
+            self.watch(events.RunOpened(self.plan.run, self.plan.name, names, resumed))
+            self._conduct()
+            closed = self.log.closed()
         assert closed is not None
-        self._publish(closed)
+        if closed["named"] and not self.replay:
+            self._publish(closed["model"])
         self._tell_end(closed)
-        return self._outcome(closed, started, resumed=resumed, finished_before=False)
+        return self._outcome(closed, started, resumed=resumed, finished_before=before)
 
-    def _publish(self, closed: Mapping[str, Any]) -> None:
+    def _unfinished(self) -> BarnraiseError:
+        return BarnraiseError(
+            "R103",
+            f"{self.place.root} holds a run that is not finished",
+            f"its journal has {len(self.place.journal)} entries and no run.closed",
+            next="run the command that started it again: it continues; "
+            "if it ended in an error, it ends in the same until that is mended",
+        )
+
+    def _finished(self) -> dict[str, Any]:
+        """How the run was closed. R103 unless it was; D106 unless its model is still what it was."""
+        closed = self.log.closed()
+        if closed is None:
+            raise self._unfinished()
+        if closed["named"]:
+            self.place.blobs.check(closed["model"])
+            if self.place.publishes(closed["model"]) is False:
+                raise BarnraiseError(
+                    "D106",
+                    f"{self.place.published} is not the run's model",
+                    f"its SHA-256 is not {closed['model']}",
+                    next="run the command that made it again: it writes the file anew",
+                )
+        return closed
+
+    def _publish(self, model: str) -> None:
         """The final model's file; a run killed between its last entry and this one still gets it."""
-        if closed["named"] and not self.replay and not self.place.published.is_file():
-            self.place.publish(closed["model"])
+        holds = self.place.publishes(model)
+        if not holds:
+            self.place.publish(model)
+        if holds is False:
+            self.problems.append(
+                f"{self.place.published.name} was not the run's model; it was written again"
+            )
 
     def _tell_end(self, closed: Mapping[str, Any]) -> None:
         path = self.place.blobs.path(closed["model"]) if closed["named"] else None
@@ -203,6 +241,8 @@ class _Execution:
             where = f"batch {event.batch} ({event.type})"
             self.problems += [f"{where}: {m}: {why}" for m, why in event.refused.items()]
             self.problems += [f"{where}: {m}: {why}" for m, why in event.absent.items()]
+        elif isinstance(event, events.Sealed) and (why := event.report.get("why")):
+            self.problems.append(f"round {event.round}: {why}")
         self._watcher(event)
 
     def _conduct(self) -> None:
@@ -221,7 +261,7 @@ class _Execution:
             members = sorted(m.member for m in self.members)
             grid = DurableGrid(terms, self.log, self.place.blobs, fleet, members, self.watch)
             with flower.roster_is_final():
-                conduct(server, grid, plan.config, self.secret, resumable=not self.replay)
+                conduct(server, grid, plan.config, plan.secret, resumable=not self.replay)
 
     def _outcome(
         self, closed: Mapping[str, Any], started: float, *, resumed: bool, finished_before: bool
@@ -239,7 +279,16 @@ class _Execution:
             closed["report"],
             self.directory,
             tuple(self.problems),
+            closed["named"],
+            self._fault(closed),
         )
+
+    def _fault(self, closed: Mapping[str, Any]) -> str | None:
+        """What makes the final model useless."""
+        if not closed["named"]:
+            return None
+        name = StoredEvidence(self.place.blobs).nonfinite(closed["model"])
+        return f"the final model holds NaN or infinity in {name}" if name is not None else None
 
     # --- what the directory knows ----------------------------------------------------------------
 
@@ -251,19 +300,55 @@ class _Execution:
         body = self._opened_body()
         for _, entry in self.place.journal.entries():
             if entry.type == "run.opened":
-                _hold(self.log.whole(entry).body, body, self.place.root)
+                self._hold(self.log.whole(entry).body, body)
                 return True
+        if self.replay:
+            raise self._unfinished()
+        self.place.keep_secret(self.plan.secret)
         self.place.keep_app(self.plan.code)
-        source = {**self.plan.source, "config": self.plan.config, "seed": self.plan.seed}
-        (self.place.root / "source.json").write_text(json.dumps(source, indent=1))
+        self.place.keep_source(self._source())
         self._server = self.plan.server(self.place.app)
         self.fleets.check(self.plan, self.place.app)
         self.log.write(("run.opened", body))
         return False
 
+    def _hold(self, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """D101 or D106 unless the directory's run is the plan's; what is damaged beside it, mended."""
+        held = source_kept(self.place.root)
+        seeds = (held.get("seed") if held is not None else None, self.plan.seed)
+        hold(recorded, now, self.place.root, seeds, again=self.plan.again)
+        self._check_secret()
+        if self.replay:
+            return
+        self.place.keep_secret(self.plan.secret)
+        if app_digest(code_kept(self.place.app)) != recorded["app"]["digest"]:
+            self.place.keep_app(self.plan.code)
+            self.problems.append(
+                "the directory's copy of the app was damaged; it was written again"
+            )
+        if held != (source := self._source()):
+            self.place.keep_source(source)
+            if held is None:
+                self.problems.append("source.json was damaged; it was written again")
+
+    def _check_secret(self) -> None:
+        path = self.place.root / "secret"
+        if path.exists() and path.read_bytes() != self.plan.secret:
+            raise BarnraiseError(
+                "D106",
+                f"{path} is damaged",
+                "it is not what the run's record is committed to",
+                next=f"remove {path}: it follows from the seed, and is made anew",
+            )
+
+    def _source(self) -> dict[str, Any]:
+        plan = self.plan
+        code = app_digest(plan.code)
+        return {**plan.source, "config": dict(plan.config), "seed": plan.seed, "app": code}
+
     def _opened_body(self) -> dict[str, Any]:
         plan = self.plan
-        return {
+        body: dict[str, Any] = {
             "run": plan.run,
             "federation": FEDERATION,
             "app": {"name": plan.name, "digest": app_digest(plan.code)},
@@ -273,30 +358,13 @@ class _Execution:
             "seed": commitment(plan.secret),
             "versions": {name: version(name) for name in ("barnraise", "flwr", "numpy")},
         }
+        return body | self._data() if plan.data is not None and self.place.durable else body
 
-
-def _hold(recorded: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
-    """D101 unless the directory's run is the one that is asked for."""
-    differences = [
-        f"{key}: the directory has {_short(recorded[key])}, this command {_short(now[key])}"
-        for key in ("app", "config", "members", "policy", "seed")
-        if recorded[key] != now[key]
-    ]
-    if differences:
-        raise BarnraiseError(
-            "D101",
-            f"{root} belongs to another run",
-            "\n".join(differences),
-            next="give another --dir, or the app and options with which this one was started",
-        )
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict) and "digest" in value:
-        return f"{value['name']} {value['digest']}"
-    if isinstance(value, list):
-        return f"{len(value)} members ({', '.join(name for name, _ in value[:8])})"
-    return str(value)
+    def _data(self) -> dict[str, Any]:
+        """Which data each member has: keyed by the secret, since the record may be read by others."""
+        assert self.plan.data is not None
+        secret, digests = self.plan.secret, self.plan.data()
+        return {"data": {m: derive(secret, "data", m, d).hex() for m, d in digests.items()}}
 
 
 def _utc() -> str:

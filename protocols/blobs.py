@@ -19,9 +19,12 @@ from barnraise.protocols.tensors import Spec, open_blob
 
 
 class BlobStore:
-    """Owned by the thread that drives the run. `durable=False` spares the fsyncs of a throw-away run."""
+    """Owned by the thread that drives the run. `durable=False` spares the fsyncs of a throw-away run.
 
-    def __init__(self, root: Path, *, durable: bool = True) -> None:
+    With `read_only` nothing is made or removed; whoever asks for that puts nothing.
+    """
+
+    def __init__(self, root: Path, *, durable: bool = True, read_only: bool = False) -> None:
         self.root = root
         self._durable = durable
         self._pending: dict[str, Path] = {}
@@ -29,6 +32,8 @@ class BlobStore:
         self._folders: set[Path] = set()
         self._files = str(root / "sha256")
         self._incoming = root / "incoming"
+        if read_only:
+            return
         for half_written in self._incoming.glob("*"):
             half_written.unlink()
         self._incoming.mkdir(parents=True, exist_ok=True)

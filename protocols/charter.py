@@ -17,10 +17,12 @@ from pydantic.fields import FieldInfo
 
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import is_name
+from barnraise.protocols.values import fault, is_licence, key_of
 
 Steps = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Part = Annotated[float, Field(ge=0, lt=1)]
+MAX_BATCH = 2**20  # examples; what is more cannot be meant, and no memory holds it
 
 
 class _Section(BaseModel):
@@ -90,6 +92,13 @@ class TrainingSection(_Section):
             raise ValueError("give either steps or minutes")
         return self
 
+    @field_validator("batch")
+    @classmethod
+    def _meant(cls, batch: int) -> int:
+        if batch > MAX_BATCH:
+            raise ValueError(f"more than {MAX_BATCH} examples in a step cannot be meant")
+        return batch
+
 
 class StrategySection(_Section):
     """How replies become the next model. Keys beside `name` are the strategy's options."""
@@ -120,7 +129,9 @@ class Charter(_Section):
     """`Charter.parse(text)` of any valid charter; unknown keys and wrong types are errors."""
 
     name: str = Field(description="the federation's short name: a-z, 0-9 and hyphens")
-    licence: str | None = Field(None, description="of the model, as an SPDX identifier")
+    licence: str | None = Field(
+        None, description='of the model, as an SPDX expression such as "Apache-2.0"'
+    )
     task: TaskSection = Field(description="what is learned")
     model: ModelSection = Field(ModelSection(), description="from which weights the run starts")  # type: ignore[call-arg]
     training: TrainingSection = Field(description="the local work of one round")
@@ -134,18 +145,32 @@ class Charter(_Section):
     @classmethod
     def _named(cls, name: str) -> str:
         if not is_name(name):
-            raise ValueError("not of lower-case letters, digits and inner hyphens")
+            raise ValueError(
+                "it must be of lower-case letters, digits and inner hyphens, 63 at most"
+            )
         return name
+
+    @field_validator("licence")
+    @classmethod
+    def _licensed(cls, licence: str | None) -> str | None:
+        if licence is not None and not is_licence(licence):
+            raise ValueError("it must be an SPDX expression, such as Apache-2.0 or MIT OR CC0-1.0")
+        return licence
 
     @classmethod
     def parse(cls, text: str, where: str = "the charter") -> Charter:
         """The charter in this TOML text. Raises C102, C103 or C104, naming the key."""
         try:
             return cls.model_validate(_tuples(tomllib.loads(text)))
-        except tomllib.TOMLDecodeError as error:
-            raise _error("C102", f"{where} is not valid TOML", str(error)) from None
         except ValidationError as error:
             raise _explained(error, where) from None
+        except tomllib.TOMLDecodeError as error:
+            raise _error("C102", f"{where} is not valid TOML", str(error)) from None
+        except ValueError:
+            why = "a number in it has thousands of digits"
+            raise _error("C102", f"{where} cannot be read", why) from None
+        except RecursionError:
+            raise _error("C102", f"{where} is nested too deeply", "it is no charter") from None
 
     @classmethod
     def read(cls, path: Path) -> Charter:
@@ -190,15 +215,14 @@ def _tuples(value: Any) -> Any:
 def _explained(error: ValidationError, where: str) -> BarnraiseError:
     """The first thing that is wrong, with the key and what belongs there."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path) or "the charter"
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    key = key_of(first["loc"]) or "the charter"
     if first["type"] == "extra_forbidden":
         return _error("C103", f"{where} has the unknown key {key}", _allowed(path[:-1]))
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(path) == len(first["loc"]):
         return _error("C104", f"{where} lacks the key {key}", f"{key}: {meaning_of(path)}")
-    said = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict) else f"; it is {first['input']!r}"
-    return _error("C104", f"{where}: {key} is wrong", f"{said}{got}\n{key}: {meaning_of(path)}")
+    said = "it has too few values" if first["type"] == "missing" else fault(first)
+    return _error("C104", f"{where}: {key} is wrong", f"{said}\n{key}: {meaning_of(path)}")
 
 
 def meaning_of(path: list[str]) -> str:

@@ -32,7 +32,7 @@ CODES: dict[str, str] = {
     "D102": "the directory is in use",
     "D103": "the directory holds no run",
     "D104": "the disk is full",
-    "D105": "the directory cannot be written",
+    "D105": "the directory cannot be read or written",
     "D106": "the stored record is damaged",
     "D201": "the data directory is missing or empty",
     "D202": "the data cannot be read",
@@ -98,6 +98,7 @@ CODES: dict[str, str] = {
     "X101": "Barnraise itself failed",
     "X102": "the command was used wrongly",
     "X103": "interrupted",
+    "X104": "the output cannot be written",
 }
 
 

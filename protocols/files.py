@@ -74,24 +74,38 @@ def disk_full(path: Path) -> BarnraiseError:
     )
 
 
+def file_of(error: OSError, otherwise: Path) -> Path:
+    """The file over which it happened: of a copy, the one that was written."""
+    return Path(os.fsdecode(error.filename2 or error.filename or otherwise))
+
+
+def damaged(what: str, evidence: str) -> BarnraiseError:
+    """D106: what is stored is not what was stored."""
+    return BarnraiseError(
+        "D106",
+        what,
+        evidence,
+        next="restore the directory from a backup, or start again in a new one",
+    )
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns what the file system says into D104 or D105; a file that is gone is damage (D106)."""
     try:
         yield
     except FileNotFoundError as error:
-        raise BarnraiseError(
-            "D106",
-            f"{error.filename or path} is gone",
-            "the record names it, and it is not there",
-            next="restore the directory from a backup, or start again in a new one",
-        ) from error
+        gone = file_of(error, path)
+        raise damaged(f"{gone} is gone", "the record names it, and it is not there") from error
+    except IsADirectoryError as error:
+        folder = file_of(error, path)
+        raise damaged(f"{folder} is a directory", "the record has a file there") from error
     except OSError as error:
         if error.errno in FULL:
-            raise disk_full(Path(error.filename or path)) from error
+            raise disk_full(file_of(error, path)) from error
         raise BarnraiseError(
             "D105",
-            f"{error.filename or path} cannot be written",
+            f"{file_of(error, path)} cannot be used",
             error.strerror or str(error),
-            next="give a directory that you may write to",
+            next="give a directory that you may read and write",
         ) from error

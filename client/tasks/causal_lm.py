@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from barnraise.client.tasks.gpt import GPT
-from barnraise.client.tasks.task import Split, option
+from barnraise.client.tasks.task import Split, option, within_reason
 from barnraise.client.tasks.text import joined, split_documents
 from barnraise.protocols.errors import BarnraiseError
 
@@ -47,7 +47,7 @@ class CausalLM:
         self,
         context: Annotated[int, option("bytes that a prediction may look back on", gt=0)] = 128,
         width: Annotated[int, option("of the model's vectors", gt=0)] = 96,
-        layers: Annotated[int, option("transformer blocks", gt=0)] = 3,
+        layers: Annotated[int, option("transformer blocks", gt=0, le=1000)] = 3,
         heads: Annotated[int, option("attention heads; divides width", gt=0)] = 4,
         held_out: Annotated[float, option("part of the documents held out", gt=0, lt=1)] = 0.1,
     ) -> None:
@@ -59,6 +59,12 @@ class CausalLM:
             )
         self.context, self.width, self.layers, self.heads = context, width, layers, heads
         self.held_out = held_out
+        within_reason(self.parameters(), context=context, width=width)
+
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        block = 12 * self.width**2 + 4 * self.width
+        return (BYTES + self.context + 2) * self.width + self.layers * block
 
     def model(self) -> GPT:
         return GPT(BYTES, self.context, self.width, self.layers, self.heads)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from barnraise.client.tasks.task import Split, option
+from barnraise.client.tasks.tables import difference, features_of, read_csv, read_npz, unusable
+from barnraise.client.tasks.task import Split, option, within_reason
 from barnraise.protocols.errors import BarnraiseError
 
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -27,20 +26,31 @@ class Classification:
     """Rows of numbers to one of several classes; cross-entropy in nats.
 
     A .npz file holds `x`, numbers of shape (rows, …), and `y`, integers in [0, classes). A .csv file
-    has a header; the column named by `label` is the class, the others are numbers. Whether a row is
-    held out follows from the hash of its numbers alone.
+    has a header; the column named by `label` is the class, the others are numbers, taken in ascending
+    order of their names. Whether a row is held out follows from the hash of its numbers alone.
     """
 
     def __init__(
         self,
         features: Annotated[int, option("numbers in a row", gt=0)],
         classes: Annotated[int, option("how many classes there are", gt=1)],
-        hidden: Annotated[list[int], option("widths of the hidden layers")] = [64],  # noqa: B006
+        hidden: Annotated[
+            list[Annotated[int, option("a layer's width", gt=0)]],
+            option("widths of the hidden layers", max_length=1000),
+        ] = [64],  # noqa: B006
         label: Annotated[str, option("the .csv column that holds the class")] = "label",
         held_out: Annotated[float, option("part of the rows held out", gt=0, lt=1)] = 0.2,
     ) -> None:
         self.features, self.classes, self.hidden = features, classes, list(hidden)
         self.label, self.held_out = label, held_out
+        within_reason(
+            self.parameters(), features=features, classes=classes, hidden=max(hidden, default=0)
+        )
+
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        widths = [self.features, *self.hidden, self.classes]
+        return sum((before + 1) * after for before, after in pairwise(widths))
 
     def model(self) -> nn.Module:
         widths = [self.features, *self.hidden]
@@ -63,9 +73,25 @@ class Classification:
         """`accuracy`: how often the likeliest class was the right one."""
         return {"accuracy": (model(batch[0]).argmax(-1) == batch[1]).float().mean().item()}
 
+    def columns(self, directory: Path) -> tuple[str, ...] | None:
+        """The features' names in a member's .csv files, in their order; None if it has none.
+
+        Raises D202, also if two files differ in them.
+        """
+        names: tuple[str, ...] | None = None
+        first: Path | None = None
+        for path in (p for p in _tables(directory) if p.suffix == ".csv"):
+            found = features_of(path, self.label)
+            if names is not None and (told := difference(names, found)):
+                raise unusable(path, f"its columns are not those of {first}: {told}")
+            if names is None:
+                names, first = found, path
+        return names
+
     def _rows(self, directory: Path) -> Rows:
         """Every file's rows, by path. Raises D201 or D202."""
-        paths = sorted(p for p in directory.rglob("*") if p.suffix in (".npz", ".csv"))
+        self.columns(directory)
+        paths = _tables(directory)
         parts = [self._checked(path, *self._read(path)) for path in paths]
         rows = sum(len(y) for _, y in parts)
         if rows < 2:
@@ -78,39 +104,30 @@ class Classification:
         return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
     def _read(self, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        try:
-            if path.suffix == ".csv":
-                return self._read_csv(path)
-            with np.load(path, allow_pickle=False) as held:
-                return held["x"], held["y"]
-        except KeyError as error:
-            raise _unreadable(path, f"it has no {error}") from None
-        except (OSError, ValueError, TypeError, EOFError, csv.Error, BadZipFile) as error:
-            raise _unreadable(path, str(error)) from None
-
-    def _read_csv(self, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        labels = [row.pop(self.label) for row in rows]
-        numbers = [[float(value) for value in row.values()] for row in rows]
-        return np.array(numbers, np.float32), np.array([int(label) for label in labels])
+        if path.suffix == ".csv":
+            return read_csv(path, self.label, self.classes)
+        return read_npz(path)
 
     def _checked(self, path: Path, x: NDArray[np.generic], y: NDArray[np.generic]) -> Rows:
+        if x.ndim == 0 or y.ndim != 1:
+            raise unusable(path, "x is not of shape (rows, …), or y not of shape (rows,)")
         if len(y) == 0:
             return np.empty((0, self.features), np.float32), np.empty(0, np.int64)
         if x.dtype.kind not in "fiub" or y.dtype.kind not in "iu" or len(x) != len(y):
-            raise _unreadable(
-                path, "x is not of numbers, y not of integers, or they differ in length"
-            )
+            raise unusable(path, "x is not of numbers, y not of integers, or they differ in length")
         flat = x.astype(np.float32).reshape(len(x), -1)
         if flat.shape[1] != self.features:
-            raise _unreadable(path, f"a row has {flat.shape[1]} numbers, not {self.features}")
+            raise unusable(path, f"a row has {flat.shape[1]} numbers, not {self.features}")
         if not np.isfinite(flat).all():
-            raise _unreadable(path, "it holds NaN or infinity")
+            raise unusable(path, "it holds NaN or infinity")
         classes = y.astype(np.int64)
         if classes.min() < 0 or classes.max() >= self.classes:
-            raise _unreadable(path, f"a class is not in [0, {self.classes})")
+            raise unusable(path, f"a class is not in [0, {self.classes})")
         return flat, classes
+
+
+def _tables(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.suffix in (".npz", ".csv"))
 
 
 def _place(row: NDArray[np.float32]) -> float:
@@ -122,7 +139,3 @@ def _dataset(
     x: NDArray[np.float32], y: NDArray[np.int64], rows: NDArray[np.intp]
 ) -> Dataset[tuple[Tensor, ...]]:
     return TensorDataset(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]))
-
-
-def _unreadable(path: Path, why: str) -> BarnraiseError:
-    return BarnraiseError("D202", f"{path} cannot be used", why, next=f"mend or remove {path}")

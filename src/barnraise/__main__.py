@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn, TextIO
 
+from barnraise import streams
+
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 RUNS_AN_APP = frozenset({"sim", "demo"})
 
@@ -22,10 +24,13 @@ def main() -> NoReturn:
     """Run the command in `sys.argv`, and exit with its code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr by itself
     argv = sys.argv[1:]
+    if 1 in streams.fill_closed() and "--json" in argv:
+        sys.exit(_told([], "X104", "stdout is closed, and --json writes to it", "open it"))
     if needs_hash_seed(argv, os.environ):
         _execute_again()
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, partial(_terminate, terminated))
+    streams.unbreakable()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         stdout = _claim_stdout() if "--json" in argv else sys.stdout
@@ -33,9 +38,12 @@ def main() -> NoReturn:
 
         code = run(argv, stdout)
     except KeyboardInterrupt:
-        code = _interrupted_early(argv)
+        code = _told(argv, "X103", "interrupted", "run the same command again")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(TERMINATED if terminated and code == INTERRUPTED else code)
+    if terminated and code == INTERRUPTED:
+        code = TERMINATED
+    streams.end_anyway(code)
+    sys.exit(code)
 
 
 def _terminate(terminated: list[int], number: int, frame: object) -> None:
@@ -65,11 +73,11 @@ def _claim_stdout() -> TextIO:
     return ours
 
 
-def _interrupted_early(argv: Sequence[str]) -> int:
+def _told(argv: Sequence[str], code: str, what: str, next: str) -> int:
     from barnraise.cli.report import Report
     from barnraise.protocols.errors import BarnraiseError
 
-    return Report.of(argv, sys.stdout).fail(BarnraiseError("X103", "interrupted"))
+    return Report.of(argv, sys.stdout).fail(BarnraiseError(code, what, next=next))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Here the coordinator's side (`campaign`) and the institution's (`client.app`) me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,14 +16,17 @@ from flwr.serverapp import ServerApp
 from torch import nn
 
 from barnraise.client.app import client_app
-from barnraise.client.tasks import Task, load_task
+from barnraise.client.tasks import Columned, Task, load_task
+from barnraise.client.tasks.checked import Checked, tried
 from barnraise.coordinator import campaign
 from barnraise.coordinator.plans import CHARTER, INIT, Plan
 from barnraise.coordinator.rounds import Policy
-from barnraise.protocols.apps import Code, code_files
+from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import is_name
+from barnraise.protocols.values import cut, shortened
 from barnraise.strategies import make
 
 
@@ -49,7 +54,8 @@ def charter_plan(
     charter = Charter.parse(text, str(path))
     members = member_directories(data)
     code = _code(charter, text, path)
-    _check(charter, _task(charter, code), members, path)
+    with _task(charter, code) as task:
+        _check(charter, task, members, path)
     config: UserConfig = {"charter": text}
     if trainers is not None:
         config["trainers"] = " ".join(sorted(trainers))
@@ -68,7 +74,31 @@ def charter_plan(
         client_app,
         source,
         policy=Policy(charter.rounds.quorum, charter.rounds.grace, charter.rounds.deadline),
+        data=lambda: {name: data_digest(directory) for name, directory in members.items()},
     )
+
+
+def data_digest(directory: Path, whole: int = 1 << 30) -> str:
+    """Names a member's data: a digest of the sorted (path, SHA-256) of its files, hidden ones left out.
+
+    Of more than `whole` bytes, sizes and times of change stand for the contents.
+    """
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and not _is_hidden(p, directory))
+    files = {_name_below(directory, p): p for p in paths}
+    facts = {name: p.stat() for name, p in files.items()}
+    if sum(fact.st_size for fact in facts.values()) > whole:
+        return digest_of([[name, f.st_size, str(f.st_mtime_ns)] for name, f in facts.items()])
+    return app_digest(files)
+
+
+def _name_below(directory: Path, path: Path) -> str:
+    """The relative path as text, whatever bytes it is of."""
+    name = os.fsencode(path.relative_to(directory).as_posix())
+    return name.decode(errors="backslashreplace")
+
+
+def _is_hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.relative_to(below).parts)
 
 
 def member_directories(data: Path) -> dict[str, Path]:
@@ -109,7 +139,8 @@ def _code(charter: Charter, text: str, path: Path) -> Code:
     return code
 
 
-def _task(charter: Charter, code: Code) -> Task:
+@contextmanager
+def _task(charter: Charter, code: Code) -> Iterator[Task]:
     """The task, loaded from nothing but its own code, as it will be when the run starts."""
     with TemporaryDirectory(prefix="barnraise-") as alone:
         for name, data in code.items():
@@ -117,7 +148,7 @@ def _task(charter: Charter, code: Code) -> Task:
                 target = Path(alone) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
-        return load_task(charter.task, Path(alone))
+        yield load_task(charter.task, Path(alone))
 
 
 def _server(charter: Charter, trainers: Collection[str] | None) -> Callable[[Path], ServerApp]:
@@ -139,14 +170,34 @@ def _check(charter: Charter, task: Task, members: dict[str, Path], path: Path) -
             f"{charter.strategy.name} needs {rule.minimum} at least: {', '.join(members)}",
             next=f"correct rounds.quorum in {path}",
         )
-    for directory in members.values():
-        task.data(directory)
+    if isinstance(task, Checked):
+        tried(task, charter.training.batch, members)
+    else:
+        for directory in members.values():
+            task.data(directory)
+    if isinstance(task, Columned):
+        _check_columns({name: task.columns(directory) for name, directory in members.items()})
     if charter.model.init is not None:
-        _check_init(path.parent / charter.model.init, task.model())
+        _check_init(path.parent / charter.model.init, charter.model.init, task.model())
 
 
-def _check_init(path: Path, model: nn.Module) -> None:
-    held = campaign.read_model(path)
+def _check_columns(columns: Mapping[str, tuple[str, ...] | None]) -> None:
+    """Raise D202 for two members whose columns have other names: their numbers mean other things."""
+    named = {member: names for member, names in columns.items() if names is not None}
+    for other in named:
+        first = next(iter(named))
+        if named[other] != named[first]:
+            raise BarnraiseError(
+                "D202",
+                f"the columns of {first} and {other} differ",
+                f"{first} has {cut(', '.join(named[first]))}\n"
+                f"{other} has {cut(', '.join(named[other]))}",
+                next="give the same columns to every member, in any order",
+            )
+
+
+def _check_init(path: Path, written: str, model: nn.Module) -> None:
+    held = campaign.read_model(path, written)
     wanted = {
         k: (str(t.dtype).removeprefix("torch."), tuple(t.shape))
         for k, t in model.state_dict().items()
@@ -157,7 +208,7 @@ def _check_init(path: Path, model: nn.Module) -> None:
         key = wrong[0]
         raise BarnraiseError(
             "C106",
-            f"the initial model {path.name} is not of this task's model",
+            f"the initial model {shortened(written)} is not of this task's model",
             f"{key}: the file has {got.get(key, 'none')}, the model {wanted.get(key, 'none')}",
             next="correct [model] init or [task] in the charter",
         )

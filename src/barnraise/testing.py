@@ -14,6 +14,7 @@ of a set of strings is the same each time only under `PYTHONHASHSEED=0`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ from barnraise.coordinator.plans import Plan, app_plan
 from barnraise.coordinator.rounds import Policy, category_of
 from barnraise.coordinator.simulate import Outcome, execute
 from barnraise.protocols import flower, tensors
-from barnraise.protocols.identity import site_names
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.identity import is_name, site_names
 
 __all__ = ["Federation", "Run"]
 
@@ -77,12 +79,29 @@ class Federation:
         """The members in canonical order."""
         return site_names(self.members) if isinstance(self.members, int) else sorted(self.members)
 
+    def __post_init__(self) -> None:
+        """`ValueError` for a federation that there cannot be."""
+        names = self.names
+        if not names:
+            raise ValueError("a federation has one member at least")
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"{twice[0]!r} is there twice")
+        if wrong := [n for n in names if not is_name(n)]:
+            raise ValueError(f"{wrong[0]!r} is no name: one is of a-z, 0-9 and inner hyphens")
+        if self.quorum is not None and not 1 <= self.quorum <= len(names):
+            raise ValueError(f"quorum is {self.quorum}, and there are {len(names)} members")
+        for name, value in (("grace", self.grace), ("deadline", self.deadline)):
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value} seconds; it must not be negative")
+
     def drop(self, member: str, *, round: int) -> None:
         """The member's reply in that round never comes."""
         self._plan(member, round, Drop())
 
     def delay(self, member: str, *, round: int, seconds: float) -> None:
         """The member's reply in that round comes `seconds` after it was asked for."""
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"a delay is {seconds} seconds; it must be finite and not negative")
         self._plan(member, round, Delay(seconds))
 
     def poison(
@@ -93,10 +112,12 @@ class Federation:
         change: Callable[[RecordDict], RecordDict | None] | None = None,
     ) -> None:
         """The member sends what `change` makes of its reply; without one, NaN in every array."""
-        self._plan(member, round, Poison(change or nan_everywhere))
+        self._plan(member, round, Poison(_checked(change or nan_everywhere, member, round)))
 
     def kill(self, member: str, *, round: int, times: int = 1) -> None:
         """The member's worker dies over that round's order; the second death answers with an error."""
+        if times < 1:
+            raise ValueError(f"a worker dies {times} times; it must be once at least")
         self._plan(member, round, Kill(times))
 
     def run(
@@ -105,7 +126,7 @@ class Federation:
         client: ClientApp,
         config: UserConfig | None = None,
         *,
-        directory: Path | None = None,
+        directory: str | Path | None = None,
         replay: bool = False,
     ) -> Run:
         """Run the two apps to their end. With a `directory`, a run that was cut short goes on there.
@@ -116,6 +137,9 @@ class Federation:
 
     def plan(self, server: ServerApp, client: ClientApp, config: UserConfig | None = None) -> Plan:
         """The plan of such a run. A directory knows it by its config, members and seed, not by its code."""
+        for what, app, kind in (("server", server, ServerApp), ("client", client, ClientApp)):
+            if not isinstance(app, kind):
+                raise TypeError(f"{what} is a {type(app).__name__}, not a {kind.__name__}")
         flower.check_server_app(server)
         flower.check_client_app(client)
         names = self.names
@@ -135,15 +159,20 @@ class Federation:
         )
 
     def run_directory(
-        self, app: Path, config: UserConfig | None = None, *, directory: Path | None = None
+        self,
+        app: str | Path,
+        config: UserConfig | None = None,
+        *,
+        directory: str | Path | None = None,
     ) -> Run:
         """Run a Flower app directory as `barnraise sim run` does."""
-        return self.execute(app_plan(app, self.names, config or {}, self.seed), directory)
+        return self.execute(app_plan(Path(app), self.names, config or {}, self.seed), directory)
 
-    def execute(self, plan: Plan, directory: Path | None, **options: Any) -> Run:
+    def execute(self, plan: Plan, directory: str | Path | None, **options: Any) -> Run:
         """Run a plan with this federation's faults; `options` as in `simulate.execute`."""
         seen = _Seen()
-        outcome = execute(plan, directory, watcher=seen, faults=self, **options)
+        place = Path(directory) if directory is not None else None
+        outcome = execute(plan, place, watcher=seen, faults=self, **options)
         return Run(outcome.model, seen.model, seen.batches, seen.seals, outcome)
 
     def of(self, member: str, round: int, type: str) -> Fault | None:
@@ -153,7 +182,34 @@ class Federation:
     def _plan(self, member: str, round: int, fault: Fault) -> None:
         if member not in self.names:
             raise ValueError(f"{member!r} is no member; there are {', '.join(self.names)}")
+        if round < 1:
+            raise ValueError(f"round is {round}; the first is 1")
+        if (planned := self._faults.get((member, round))) is not None:
+            raise ValueError(f"{member} has a fault in round {round} already: {planned}")
         self._faults[member, round] = fault
+
+
+Change = Callable[[RecordDict], RecordDict | None]
+
+
+def _checked(change: Change, member: str, round: int) -> Change:
+    """The same, but what goes wrong in it is told as the test's own mistake: X102."""
+
+    def wrong(evidence: str) -> BarnraiseError:
+        what = f"the poison of {member} in round {round} cannot be used"
+        return BarnraiseError("X102", what, evidence, next="mend `change` in the test")
+
+    def checked(records: RecordDict) -> RecordDict | None:
+        try:
+            changed = change(records)
+        except Exception as error:
+            place = flower.place_of(error)
+            raise wrong(f"it raised {type(error).__name__}: {error}\nat {place}") from error
+        if not isinstance(changed, RecordDict | None):
+            raise wrong(f"it returned {type(changed).__name__}, not a RecordDict or None")
+        return changed
+
+    return checked
 
 
 def nan_everywhere(records: RecordDict) -> None:

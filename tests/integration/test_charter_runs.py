@@ -40,15 +40,6 @@ momentum = 0.4
 [rounds]
 count = 4
 """
-OWN = """
-[task]
-name = "halves:Halves"
-noise = 0.5
-[training]
-steps = 5
-[rounds]
-count = 2
-"""
 
 
 @pytest.fixture
@@ -176,59 +167,50 @@ def test_weights_that_cannot_be_read_are_c106(
     assert caught.value.code == "C106"
 
 
-HALVES = '''
-"""Which half of the line a number is in."""
-from itertools import pairwise
-from pathlib import Path
-import torch
-from torch import nn
-from barnraise.client.tasks import Split
-from torch.utils.data import TensorDataset
-
-class Halves:
-    def __init__(self, noise: float = 0.1):
-        self.noise = noise
-    def model(self):
-        return nn.Linear(1, 1)
-    def data(self, directory: Path):
-        x = torch.tensor([float(v) for v in (directory / "numbers.txt").read_text().split()])[:, None]
-        return Split(TensorDataset(x[5:], (x[5:] > 0).float()), TensorDataset(x[:5], (x[:5] > 0).float()))
-    def loss(self, model, batch):
-        return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
-    def metrics(self, model, batch):
-        return {"right": ((model(batch[0]) > 0) == (batch[1] > 0)).float().mean().item()}
-'''
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    (tmp_path / "halves.py").write_text(HALVES)
-    (tmp_path / "charter.toml").write_text('name = "halves"\n' + OWN)
-    for name in ("one", "two"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / "numbers.txt").write_text(" ".join(map(str, range(-20, 20))))
-    return tmp_path / "charter.toml"
-
-
-def test_a_task_of_ones_own_is_part_of_the_apps_digest(own: Path, tmp_path: Path) -> None:
-    first = seals(own, tmp_path / "data", tmp_path / "run")
-    assert history(tmp_path / "run")[-1].report["after"].keys() == {"loss", "right"}
-    assert replay(tmp_path / "run").model == first.model
-    (tmp_path / "halves.py").write_text(HALVES + "# another\n")
+def test_members_whose_columns_differ_are_named_and_their_order_does_not_matter(
+    charter: Path, data: Path, tmp_path: Path
+) -> None:
+    rows = "\n".join(f"{i},{i + 1},{i + 2},{i + 3},{i % 3}" for i in range(9))
+    swapped = "\n".join(f"{i % 3},{i + 3},{i + 1},{i},{i + 2}" for i in range(9))
+    for file in data.rglob("*.npz"):
+        file.unlink()
+    for member in data.iterdir():
+        (member / "rows.csv").write_text(f"a,b,c,d,label\n{rows}\n")
+    same = seals(charter, data)
+    (data / "geneva" / "rows.csv").write_text(f"label,d,b,a,c\n{swapped}\n")
+    assert seals(charter, data).model == same.model
+    (data / "geneva" / "rows.csv").write_text(f"label,d,b,a,e\n{swapped}\n")
     with pytest.raises(BarnraiseError) as caught:
-        seals(own, tmp_path / "data", tmp_path / "run")
-    assert caught.value.code == "D101"
-    assert first.app in str(caught.value)
+        seals(charter, data, tmp_path / "run")
+    assert caught.value.code == "D202"
+    assert "basel and geneva" in caught.value.what
+    assert "a, b, d, e" in caught.value.evidence
 
 
-def test_a_task_may_use_nothing_beside_its_own_file(own: Path, tmp_path: Path) -> None:
-    """What is not in the app's digest would run unseen."""
-    (tmp_path / "beside.py").write_text("value = 3\n")
-    (tmp_path / "halves.py").write_text("import beside\n" + HALVES)
+def test_a_rate_at_which_nobody_can_train_is_told_by_its_key(
+    charter: Path, data: Path, tmp_path: Path
+) -> None:
+    charter.write_text(CHARTER.replace("lr = 0.02", "lr = 1e30").replace("count = 4", "count = 2"))
     with pytest.raises(BarnraiseError) as caught:
-        seals(own, tmp_path / "data", tmp_path / "run")
-    assert caught.value.code == "C105"
-    assert "beside" in str(caught.value)
+        seals(charter, data, tmp_path / "run")
+    assert caught.value.code == "A204"
+    assert "lower training.lr" in caught.value.next
+    assert "ClientApp" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [(".", "is a directory"), ("", "is a directory"), ("../etc/x", "there is no file")],
+)
+def test_an_initial_model_that_is_no_file_is_named_as_it_is_written(
+    charter: Path, data: Path, init: str, said: str
+) -> None:
+    charter.write_text(CHARTER + f'[model]\ninit = "{init}"\n')
+    with pytest.raises(BarnraiseError) as caught:
+        seals(charter, data)
+    assert caught.value.code == "C106"
+    assert repr(init) in caught.value.what
+    assert said in caught.value.evidence
 
 
 def test_a_member_alone_is_the_same_run_in_which_nobody_else_trains(

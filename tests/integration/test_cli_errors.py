@@ -39,6 +39,10 @@ def assert_told(ran: Any, code: str, *words: str, exit_code: int = 1) -> None:
             ["sim", "run", "c.toml", "--sites", "3"],
             ["charter", "next: barnraise sim run c.toml --data DIR"],
         ),
+        (
+            ["sim", "run", "app/pyproject.toml", "--sites", "3"],
+            ["describes the app", "next: barnraise sim run app --sites 3"],
+        ),
         (["sim", "run", "app", "--sites", "three"], ["'three'", "next: barnraise sim run --help"]),
         (["sim", "run", "app", "--sites", "0"], ["0 sites"]),
         (["sim", "fly"], ["'fly'", "next: barnraise sim --help"]),
@@ -46,9 +50,21 @@ def assert_told(ran: Any, code: str, *words: str, exit_code: int = 1) -> None:
     ],
 )
 def test_wrong_usage_says_the_right_command(
-    barnraise: Command, arguments: list[str], words: list[str]
+    barnraise: Command, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "pyproject.toml").touch()
+    (tmp_path / "c.toml").touch()
     assert_told(barnraise(*arguments), "X102", *words, exit_code=2)
+
+
+@pytest.mark.parametrize("options", [[], ["--data", "d"], ["--data", "d", "--sites", "2"]])
+def test_what_is_not_there_is_called_neither_app_nor_charter(
+    barnraise: Command, options: list[str]
+) -> None:
+    ran = barnraise("sim", "run", "A-typo", *options)
+    assert_told(ran, "A101", "there is no A-typo")
+    assert "is an app" not in ran.err
 
 
 def test_json_errors_are_one_object_with_the_same_facts(barnraise: Command) -> None:

@@ -70,6 +70,10 @@ def test_a_task_of_ones_own_is_a_module_and_a_class() -> None:
         ("deadline = 60", "deadline = -1", "C104", "rounds.deadline"),
         ('name = "hospitals"', 'name = "Hospitals"', "C104", "name"),
         ("[task]", "[task", "C102", "line"),
+        ("count = 10", f"count = {'1' * 5000}", "C102", "thousands of digits"),
+        ("count = 10", f"count = 10\nx = {'[' * 5000}{']' * 5000}", "C102", "too deeply"),
+        ("count = 10", f"count = 10\n{'x.' * 5000}y = 1", "C102", "too deeply"),
+        ("steps = 40", "steps = 40\nbatch = 1_000_000_000_000", "C104", "cannot be meant"),
     ],
 )
 def test_a_wrong_charter_is_refused_by_its_key(old: str, new: str, code: str, said: str) -> None:
@@ -78,6 +82,57 @@ def test_a_wrong_charter_is_refused_by_its_key(old: str, new: str, code: str, sa
     assert error.code == code
     assert said in str(error)
     assert error.next
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            '[task]\nname = "causal-lm"\ncontext = 64',
+            "task = 3",
+            "task is wrong\n  it must be a table",
+        ),
+        ("[0.9, 0.99]", "0.9", "training.betas is wrong\n  it must be an array; it is 0.9"),
+        ("[0.9, 0.99]", "[0.9]", "training.betas is wrong\n  it has too few values"),
+        ("[0.9, 0.99]", "[0, 0, 0]", "2 values at most, and has 3; it is [0, 0, 0]"),
+        ("[0.9, 0.99]", '["x", 0]', "training.betas is wrong\n  it must be a number; it is 'x'"),
+        ("steps = 40", "steps = 4.5", "it must be a whole number; it is 4.5"),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(old: str, new: str, said: str) -> None:
+    assert old in VALID
+    assert said in str(refusal(VALID.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("hospitals", "A" * 5000), ("steps = 40", f"{'a' * 5000} = 1"), ("Apache-2.0", "A B" * 5000)],
+)
+def test_no_message_repeats_a_page(old: str, new: str) -> None:
+    assert len(str(refusal(VALID.replace(old, new, 1)))) < 1500
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "Apache-2.0",
+        "GPL-2.0+",
+        "MIT OR (CC-BY-4.0 AND 0BSD)",
+        "GPL-2.0-only WITH Classpath-exception-2.0",
+    ],
+)
+def test_a_licence_is_an_spdx_expression(licence: str) -> None:
+    assert Charter.parse(VALID.replace("Apache-2.0", licence)).licence == licence
+
+
+@pytest.mark.parametrize(
+    "licence",
+    ["bananas licence", "", "MIT OR", "(MIT", "MIT)", "AND", "MIT and 0BSD", "MIT, 0BSD", "()"],
+)
+def test_what_is_no_spdx_expression_is_no_licence(licence: str) -> None:
+    error = refusal(VALID.replace("Apache-2.0", licence))
+    assert (error.code, "licence is wrong" in error.what) == ("C104", True)
+    assert "SPDX" in error.evidence
 
 
 def test_an_unknown_key_is_answered_with_the_keys_there_are_and_their_meaning() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from barnraise.__main__ import needs_hash_seed
 from barnraise.cli import main
-from barnraise.cli.config import overrides, words_quoted
+from barnraise.cli.config import directory, overrides, words_quoted
 from barnraise.cli.report import Report, explained
 from barnraise.protocols.errors import BarnraiseError
 
@@ -122,6 +123,7 @@ def test_every_form_of_a_configuration() -> None:
         "c.d": 2,
         "c.e": 3,
     }
+    assert overrides(["name=é☃", "b=Müller c=x"]) == {"name": "é☃", "b": "Müller", "c": "x"}
     assert overrides(["data=./x/y", "home=~/z"]) == {"data": "./x/y", "home": "~/z"}
 
 
@@ -133,7 +135,7 @@ def test_a_malformed_configuration_is_refused_and_quoted(text: str) -> None:
         overrides([text])
     assert caught.value.code == "X102"
     assert repr(text) in caught.value.what
-    assert caught.value.evidence
+    assert caught.value.evidence == "it is empty" if text == "" else caught.value.evidence
 
 
 @given(
@@ -163,3 +165,28 @@ def test_any_configuration_reads_back_as_it_was_written(config: dict[str, object
 
 def test_quoting_leaves_numbers_and_quoted_strings_alone() -> None:
     assert words_quoted("a=1 b=1e-3 c='d' e=true f=word") == "a=1 b=1e-3 c='d' e=true f=\"word\""
+
+
+# --- --dir ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["demo"], ["demo", "--dir", "d"]])
+def test_the_demo_has_its_directory_by_default_or_as_given(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def stop(home: Path, rounds: int | None) -> None:
+        seen.append(home)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("barnraise.demo.federation.prepare", stop)
+    assert main.run(command, io.StringIO()) == 130
+    assert seen == [Path(command[-1] if len(command) > 1 else "barnraise-demo")]
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_directory_is_refused(text: str) -> None:
+    with pytest.raises(BarnraiseError) as told:
+        directory(text)
+    assert told.value.code == "X102"

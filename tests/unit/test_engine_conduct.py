@@ -119,6 +119,7 @@ def test_a_full_disk_under_the_apps_own_file_is_a_full_disk() -> None:
     with pytest.raises(BarnraiseError) as told:
         run(main)
     assert told.value.code == "D104" and "history.json" in told.value.evidence
+    assert "nothing of it is kept" in told.value.changed and "--dir" in told.value.next
 
 
 def test_an_app_that_waits_for_more_members_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

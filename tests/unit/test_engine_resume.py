@@ -377,15 +377,16 @@ def test_another_config_seed_or_membership_is_refused_naming_both(tmp_path: Path
     run(tmp_path / "run", apps.sealing())
     other = {"rounds": 9}
     for fed, config, said in (
-        (federation(), other, ['{"rounds": 2}', '{"rounds": 9}']),
-        (federation(seed=5), CONFIG, ["seed: the directory has sha256:"]),
+        (federation(), other, ["config rounds: the directory has 2, this command 9"]),
+        (federation(seed=5), CONFIG, ["seed: the directory has 0, this command 5"]),
         (Federation(members=3), CONFIG, ["2 members", "3 members"]),
-        (federation(quorum=1), CONFIG, ["'quorum': None", "'quorum': 1"]),
+        (federation(quorum=1), CONFIG, ["rounds.quorum: the directory has none, this command 1"]),
     ):
         with pytest.raises(BarnraiseError) as another:
             fed.run(apps.sealing(), apps.client_app(), config, directory=tmp_path / "run")
         assert another.value.code == "D101"
         assert all(words in another.value.evidence for words in said)
+        assert "\n" not in another.value.evidence, "nothing that is the same is told"
     assert run(tmp_path / "run", apps.sealing()).outcome.finished_before
 
 

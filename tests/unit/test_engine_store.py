@@ -162,9 +162,9 @@ def test_what_is_no_journal_is_said_to_be_damaged(tmp_path: Path) -> None:
         journal(tmp_path / "journal.db")
     assert damaged.value.code == "D106"
     (tmp_path / "a directory").mkdir()
-    with pytest.raises(BarnraiseError) as unwritable:
+    with pytest.raises(BarnraiseError) as folder:
         journal(tmp_path / "a directory")
-    assert unwritable.value.code == "D105"
+    assert folder.value.code == "D106" and "no file" in folder.value.evidence
 
 
 def test_a_full_disk_loses_nothing_that_was_appended(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from barnraise.client.tasks import Sampler, load_task
 from barnraise.client.tasks.causal_lm import CausalLM
@@ -204,14 +207,84 @@ def test_rows_of_another_kind_are_d202(tmp_path: Path, x: np.ndarray, y: np.ndar
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["p,q,r\n1,2,3\n", "p,q,r,label\n1,2,x,0\n", "p,q,r,label\n1,2\n", "p,q,r,label\n1,2,3,zero\n"],
+    ("text", "said"),
+    [
+        ("p,q,r\n1,2,3\n", "its header has no 'label'; it has p, q, r"),
+        ("p;q;r;label\n1;2;3;0\n", "columns are separated by commas"),
+        ("", "it has no header"),
+        ("p,q,p,label\n1,2,3,0\n", "its header has 'p' twice"),
+        ("p,q,r,label\n1,2,3,0\n\n1,2,x,0\n", "line 4, column 'r': 'x' is not a number"),
+        ("p,q,r,label\n1,2\n", "line 2 has 2 values, the header 4"),
+        ("p,q,r,label\n1,2,3,zero\n", "line 2, column 'label': 'zero' is not a whole number"),
+        ("p,q,r,label\n1,2,3,0.5\n", "line 2, column 'label': '0.5' is not a whole number"),
+        ("p,q,r,label\n1,2,3,2\n", "line 2, column 'label': the class 2 is not in [0, 2)"),
+        ("p,q,r,label\n1,nan,3,0\n", "line 2, column 'q': nan is not a finite number"),
+        ("p,q,r,label\n1,1e39,3,0\n", "line 2, column 'q': 1e39 is not a finite number"),
+        ('p,q,r,label\n1,2,"3,0\n', "line 2: unexpected end of data"),
+        ("p,q,label\n1,2,0\n", "a row has 2 numbers, not 3"),
+    ],
 )
-def test_a_csv_that_is_no_table_of_numbers_is_d202(tmp_path: Path, text: str) -> None:
+def test_a_csv_that_is_no_table_of_numbers_is_d202_and_says_where(
+    tmp_path: Path, text: str, said: str
+) -> None:
     (tmp_path / "a.csv").write_text(text)
+    assert said in unreadable(small_classes(), tmp_path)
+
+
+def unreadable(task: Classification, directory: Path) -> str:
     with pytest.raises(BarnraiseError) as caught:
-        small_classes().data(tmp_path)
+        task.data(directory)
     assert caught.value.code == "D202"
+    return str(caught.value)
+
+
+def rows_of(directory: Path) -> dict[tuple[float, ...], int]:
+    split = small_classes().data(directory)
+    parts: list[object] = [split.train, split.held_out]
+    return {tuple(x.tolist()): int(y) for part in parts for x, y in part}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefflabel,p,q,r\r\n1,1,2,3\r\n0,4,5,6\r\n",
+        "p, q, r, label\n1, 2, 3, 1\n4, 5, 6, 0\n",
+        '"p", q ,r,label\n1,2, "3",1.0\n4,5,6,0.0\n',
+    ],
+)
+def test_a_csv_as_spreadsheets_write_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text, newline="")
+    assert rows_of(tmp_path) == {(1.0, 2.0, 3.0): 1, (4.0, 5.0, 6.0): 0}
+
+
+@given(st.permutations(["f1", "f2", "f3", "label"]), st.permutations(["f1", "f2", "f3", "label"]))
+@settings(deadline=None, max_examples=20)
+def test_the_order_of_columns_does_not_matter(one: list[str], other: list[str]) -> None:
+    with TemporaryDirectory() as directory:
+        for name, header, scale in (("a", one, 1), ("b", other, 10)):
+            values = {"f1": scale, "f2": 2 * scale, "f3": 3 * scale, "label": scale % 2}
+            row = ",".join(str(values[column]) for column in header)
+            (Path(directory) / f"{name}.csv").write_text(f"{','.join(header)}\n{row}\n")
+        assert rows_of(Path(directory)) == {(1.0, 2.0, 3.0): 1, (10.0, 20.0, 30.0): 0}
+        assert small_classes().columns(Path(directory)) == ("f1", "f2", "f3")
+
+
+def test_two_files_with_other_columns_are_d202(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("p,q,r,label\n1,2,3,0\n")
+    (tmp_path / "b.csv").write_text("p,q,s,label\n1,2,3,0\n")
+    told = unreadable(small_classes(), tmp_path)
+    assert "b.csv" in told
+    assert "a.csv: it lacks 'r' and has 's' besides" in told
+
+
+def test_an_npz_without_y_says_what_it_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 3)), labels=np.zeros(3, int))
+    assert "it has no y; it has x, labels" in unreadable(small_classes(), tmp_path)
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 3)), y=np.zeros((3, 1), int))
+    assert "y not of shape (rows,)" in unreadable(small_classes(), tmp_path)
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert "it is a single array" in unreadable(small_classes(), tmp_path)
 
 
 def test_a_file_that_is_no_npz_is_d202_and_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -223,6 +296,43 @@ def test_a_file_that_is_no_npz_is_d202_and_nothing_is_unpickled(tmp_path: Path) 
     with pytest.raises(BarnraiseError) as pickled:
         small_classes().data(tmp_path)
     assert pickled.value.code == "D202"
+
+
+# --- how large -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "options"),
+    [
+        ("causal-lm", "task.width", {"width": 10**8}),
+        ("causal-lm", "task.context", {"context": 10**400}),
+        ("causal-lm", "task.layers", {"layers": 100_000}),
+        ("classification", "task.features", {"features": 10**15, "classes": 2}),
+        ("classification", "task.classes", {"features": 2, "classes": 10**15}),
+        ("classification", "task.hidden", {"features": 2, "classes": 2, "hidden": [10**6, 10**6]}),
+        ("classification", "task.hidden", {"features": 2, "classes": 2, "hidden": [1] * 1001}),
+        ("classification", "task.hidden", {"features": 2, "classes": 2, "hidden": [-1]}),
+    ],
+)
+def test_a_size_that_cannot_be_meant_is_refused_by_its_key(
+    name: str, key: str, options: dict[str, object]
+) -> None:
+    """Before anything is allocated: none of these would end in this test's lifetime."""
+    told = refused("C104", name, **options)
+    assert key in told
+    assert len(told) < 1500
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        CausalLM(context=5, width=8, layers=3, heads=2),
+        Classification(3, 4, [5, 6]),
+        Classification(3, 2, []),
+    ],
+)
+def test_a_tasks_parameters_are_its_models(task: CausalLM | Classification) -> None:
+    assert task.parameters() == sum(p.numel() for p in task.model().parameters())
 
 
 # --- tasks by name ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 import time
 from pathlib import Path
@@ -193,6 +195,94 @@ def test_seals_are_shown() -> None:
 def test_a_fault_names_a_member() -> None:
     with pytest.raises(ValueError, match="site-09"):
         Federation(members=3).drop("site-09", round=1)
+
+
+@pytest.mark.parametrize("change", [lambda records: 1 / 0, lambda records: "a text"])
+def test_a_poison_that_goes_wrong_is_the_tests_own_mistake(change: Any) -> None:
+    federation = Federation(members=2)
+    federation.poison("site-01", round=1, change=change)
+    with pytest.raises(BarnraiseError) as told:
+        run(federation)
+    assert told.value.code == "X102" and "site-01 in round 1" in told.value.what
+    assert re.match("it (raised ZeroDivisionError|returned str)", told.value.evidence)
+
+
+def test_apps_in_each_others_place_are_told() -> None:
+    with pytest.raises(TypeError, match="server is a ClientApp"):
+        Federation().run(apps.client_app(), apps.server_app())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="client is a ServerApp"):
+        Federation().run(apps.server_app(), apps.server_app())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"members": ["a", "a"]}, "'a' is there twice"),
+        ({"members": ["A b"]}, "'A b' is no name"),
+        ({"members": 0}, "one member"),
+        ({"members": 3, "quorum": 4}, "quorum is 4"),
+        ({"quorum": 0}, "quorum is 0"),
+        ({"deadline": -1.0}, "deadline is -1.0"),
+        ({"grace": float("nan")}, "grace is nan"),
+    ],
+)
+def test_a_federation_that_there_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Federation(**options)
+
+
+def test_a_fault_that_there_cannot_be_is_refused() -> None:
+    federation = Federation(members=2)
+    with pytest.raises(ValueError, match="round is 0"):
+        federation.drop("site-00", round=0)
+    with pytest.raises(ValueError, match="-1 seconds"):
+        federation.delay("site-00", round=1, seconds=-1)
+    with pytest.raises(ValueError, match="0 times"):
+        federation.kill("site-00", round=1, times=0)
+    federation.drop("site-00", round=1)
+    with pytest.raises(ValueError, match=r"a fault in round 1 already: Drop\(\)"):
+        federation.poison("site-00", round=1)
+    federation.drop("site-00", round=2)
+
+
+def test_a_client_that_raises_an_interrupt_is_a_member_that_failed() -> None:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    app, good = ClientApp(), apps.client_app()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            raise KeyboardInterrupt
+        return good(message, context)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return good(message, context)
+
+    ran = Federation(members=2).run(apps.server_app(), app, {"rounds": 1})
+    assert ran.rounds[0].accepted == ("site-00",)
+    assert (
+        ran.rounds[0].refused["site-01"].startswith("M108: KeyboardInterrupt at test_testing.py:")
+    )
+
+
+def test_an_interrupt_that_a_person_sends_is_one_whoever_is_at_work() -> None:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the interrupt went by")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Federation(members=2).run(apps.server_app(), app, {"rounds": 1})
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_old_apis_are_refused_with_the_remedy() -> None:

@@ -1,9 +1,10 @@
-"""What `-c` says: the overrides of an app's configuration."""
+"""What `-c` says, the overrides of an app's configuration; and what `--dir` says."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from barnraise.protocols.errors import BarnraiseError
@@ -12,7 +13,21 @@ if TYPE_CHECKING:
     from flwr.app import UserConfig
 
 _PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as flwr's own command has it
-_WORD = re.compile(r"(?!(?:true|false|inf|nan)$)[A-Za-z_./~][\w./~:+-]*")
+_LETTER = r"[A-Za-z_./~]|[^\x00-\x7f\ud800-\udfff]"
+_WORD = re.compile(rf"(?!(?:true|false|inf|nan)$)(?:{_LETTER})(?:[0-9:+-]|{_LETTER})*")
+
+
+def directory(text: str | Path) -> Path:
+    """What `--dir` says (a `Path`: its default). An empty text, as of a variable that is not set, is no
+    directory: X102."""
+    if not str(text).strip():
+        raise BarnraiseError(
+            "X102",
+            "--dir is empty",
+            "an empty name would be the working directory itself",
+            next="give --dir a name, or . for the working directory",
+        )
+    return Path(text)
 
 
 def overrides(texts: Sequence[str]) -> UserConfig:
@@ -42,6 +57,8 @@ def words_quoted(text: str) -> str:
     if text.endswith(".toml") and "=" not in text:
         return text
     pairs = _PAIR.findall(text)
-    if left := _PAIR.sub("", text).strip() or ("" if pairs else "nothing"):
+    if not text.strip():
+        raise ValueError("it is empty")
+    if left := _PAIR.sub("", text).strip():
         raise ValueError(f"{left} is not of the form key=value")
     return " ".join(f'{k}="{v}"' if _WORD.fullmatch(v) else f"{k}={v}" for k, v in pairs)

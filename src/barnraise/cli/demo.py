@@ -11,13 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from barnraise.cli import words
+from barnraise.cli.config import directory as directory_in
 from barnraise.cli.sim import Json, Verbose
 from barnraise.demo.text import PACKAGES
 
 
 def demo(
     directory: Annotated[
-        Path, typer.Option("--dir", metavar="D", help="Where the demo is kept.")
+        Path,
+        typer.Option("--dir", metavar="D", parser=directory_in, help="Where the demo is kept."),
     ] = Path("barnraise-demo"),
     rounds: Annotated[
         int | None,

@@ -34,8 +34,9 @@ class Report:
         return cls("--json" in argv, "-v" in argv or "--verbose" in argv, stdout)
 
     def succeed(self, result: Mapping[str, Any] | None) -> int:
-        if self.json and result is not None:
-            self._object(result)
+        if self.json and result is not None and (refused := self._object(result)) is not None:
+            _print_error(_unwritten(refused))
+            return 1
         return 0
 
     def fail(self, error: BaseException) -> int:
@@ -43,18 +44,29 @@ class Report:
         told = explained(error)
         if self.verbose:
             traceback.print_exception(error, file=sys.stderr)
-        if self.json:
-            self._object({"ok": False, **told.as_dict()})
-        else:
+        if not self.json or self._object({"ok": False, **told.as_dict()}) is not None:
             _print_error(told)
         return _EXIT.get(told.code, 1)
 
-    def _object(self, value: Mapping[str, Any]) -> None:
+    def _object(self, value: Mapping[str, Any]) -> OSError | None:
+        """Write it; returns why that was not possible. A reader that has gone away has read enough."""
         try:
             self.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
             self.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            return None if isinstance(error, BrokenPipeError) else error
+        return None
+
+
+def _unwritten(error: OSError) -> BarnraiseError:
+    return BarnraiseError(
+        "X104",
+        "the result cannot be written to stdout",
+        error.strerror or str(error),
+        changed="the command was done; what it kept in a directory is kept",
+        next="run the same command again, with a stdout that can be written",
+    )
 
 
 def explained(error: BaseException) -> BarnraiseError:

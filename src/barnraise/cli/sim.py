@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from barnraise.cli import words
+from barnraise.cli.config import directory as directory_in
 from barnraise.cli.config import overrides as overrides_in
 from barnraise.protocols.errors import BarnraiseError
 
@@ -37,7 +38,7 @@ def run(
     ] = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="D", help="Where the run is kept."),
+        typer.Option("--dir", metavar="D", parser=directory_in, help="Where the run is kept."),
     ] = None,
     config: Annotated[
         list[str] | None,
@@ -64,7 +65,7 @@ def run(
     or a charter (.toml), whose members are the sub-directories of --data.
     With --dir, the same command again continues a run that was cut short.
     """
-    charter = app.is_file() or app.suffix == ".toml"
+    charter = app.is_file() or (app.suffix == ".toml" and not app.is_dir())
     _check_use(app, sites, data, charter)
     from barnraise.cli.watch import watched
     from barnraise.coordinator.simulate import execute
@@ -136,15 +137,30 @@ def replay(
 
 
 def _check_use(app: Path, sites: int | None, data: Path | None, charter: bool) -> None:
-    """X102 unless an app comes with --sites and a charter with --data."""
-    if charter and (sites is not None or data is None):
+    """X102 unless an app comes with --sites and a charter with --data; A101 if it is neither."""
+    if app.name == "pyproject.toml":
+        raise BarnraiseError(
+            "X102",
+            f"{app} is not a charter; it describes the app in its directory",
+            "an app is given by its directory",
+            next=f"barnraise sim run {shlex.quote(str(app.parent))} --sites {sites or 4}",
+        )
+    fits = (sites is None and data is not None) if charter else (data is None and sites is not None)
+    if not fits and not app.exists():
+        raise BarnraiseError(
+            "A101",
+            f"there is no {app}",
+            f"it would be looked for at {app.absolute()}",
+            next="give the directory of a Flower app, with --sites N, or a charter, with --data DIR",
+        )
+    if charter and not fits:
         raise BarnraiseError(
             "X102",
             f"{app} is a charter: it takes --data, and no --sites",
             "each sub-directory of --data is one member's data",
             next=f"barnraise sim run {shlex.quote(str(app))} --data {_path(data)}",
         )
-    if not charter and (sites is None or data is not None):
+    if not fits:
         raise BarnraiseError(
             "X102",
             f"{app} is an app: it takes --sites, and no --data",
@@ -176,10 +192,12 @@ def tell(outcome: Outcome) -> None:
         lines.append("next: the same command with --dir D keeps the run and its model")
     else:
         model = directory / "model.safetensors"
-        lines.append(f"model   {model if model.exists() else 'none: the app named no model'}")
+        lines.append(f"model   {model if outcome.named else 'none: the app named no model'}")
         if (directory / "logs").is_dir():
             lines.append(f"logs    {directory / 'logs'}: what went wrong at members, in full")
         lines.append(f"next: barnraise sim replay {shlex.quote(str(directory))}")
+    if outcome.fault is not None:
+        lines.insert(1, f"WARNING: {outcome.fault}: it is of no use")
     say(*lines)
 
 

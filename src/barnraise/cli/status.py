@@ -22,7 +22,7 @@ class StatusFile:
     """A watcher that keeps `status.json`. It is a courtesy: a disk that refuses it ends no run."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory, self._clock = directory, clock
+        self._directory, self._clock = directory.absolute(), clock  # an app may change where it is
         self._picture = Picture()
         self._written = float("-inf")
 
