@@ -97,7 +97,7 @@ class Campaign:
         orders = self.rule.configure_train(number, before.model, ConfigRecord(), self.grid)
         replies = list(self.grid.send_and_receive(self._trained_by(orders)))
         self._note(replies)
-        arrays, trained, why = self._step(number, replies)
+        arrays, trained = self.rule.aggregate_train(number, replies)
         model = arrays if arrays is not None else before.model
         metrics: Mapping[str, Any] = before.metrics
         members: Mapping[str, Any] = {}
@@ -110,23 +110,10 @@ class Campaign:
             "members": members,
             "void": arrays is None,
             "decision": self.rule.decision(),
-            **({"why": why} if why else {}),
+            **({"why": self.rule.stayed} if self.rule.stayed else {}),
         }
         self._seal(number, model, report)
         return _Standing(number, model, metrics)
-
-    def _step(
-        self, number: int, replies: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None, str | None]:
-        """The next model and the train metrics. A step to what is not finite is not taken, and said why."""
-        before = self.rule.state()
-        arrays, trained = self.rule.aggregate_train(number, replies)
-        for record in (arrays, *self.rule.state().array_records.values()):
-            if record is not None and (name := _nonfinite(record)) is not None:
-                self.rule.load(before)
-                why = f"{self.charter.strategy.name}'s step leads to NaN or infinity in {name}"
-                return None, trained, f"{why}; the model stays"
-        return arrays, trained, None
 
     def _note(self, replies: Iterable[Message]) -> None:
         for reply in replies:

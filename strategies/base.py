@@ -146,6 +146,7 @@ class ExactStrategy(Strategy):
         self.outer = outer
         self._names = name_of
         self._decision: Mapping[str, Any] = {}
+        self.stayed = ""  # why the last round left the model as it was
         self._base: ArrayRecord | None = None
         self._state: dict[str, ArrayRecord] = {}
 
@@ -316,7 +317,9 @@ class ExactStrategy(Strategy):
         (`decision`): it is followed, or `reduction.Disagreement` raised.
         """
         self._decision = {}
+        self.stayed = ""
         if not contributions:
+            self.stayed = "no reply counts: the model stays"
             return None, []
         if base is None and self.outer is not None:
             raise RuntimeError(
@@ -326,7 +329,9 @@ class ExactStrategy(Strategy):
         form = form_of(tensors) if tensors is not None else usual_form(contributions)
         arrays = self.reduction, form, tensors, contributions, self._step(tensors, form)
         outcome = reduced(*arrays, threads=self.threads, record=record)
-        if outcome is None:
+        if isinstance(outcome, str):
+            self.stayed = outcome
+            _log.warning(outcome)
             return None, []
         self._decision = outcome.decision
         self._state = {name: record_of(state) for name, state in outcome.made.state.items()}

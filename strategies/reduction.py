@@ -95,10 +95,10 @@ def reduced(
     *,
     threads: int | None = None,
     record: Mapping[str, Any] | None = None,
-) -> Outcome | None:
-    """What follows from `contributions`, in canonical order; None if too few of them count.
+) -> Outcome | str:
+    """What follows from `contributions`, in canonical order; or why nothing does: too few of them count,
+    or finite replies give a model or a state that is not.
 
-    Where finite replies give a model or a state that is not, there is none either.
     `record` is a sealed decision to follow. Raises `RuntimeError` where the reduction needs `base` and
     there is none, `Disagreement` for a record that does not follow.
     """
@@ -117,14 +117,11 @@ def reduced(
         finite = taken if made.finite else kept(taken, _not_finite)
         if len(finite) == len(taken):
             if not made.finite:
-                _log.warning("every reply is finite, the next model is not: the model stays")
-                return None
+                return "every reply is finite and the next model is not: the model stays"
             return Outcome(made, taken, sealed(decision, [c.name for c in taken]))
         taken = finite
-    if contributions:
-        what = "%s replies count and the rule needs %s: the model stays"
-        _log.warning(what, len(taken), max(1, reduction.minimum))
-    return None
+    needed = max(1, reduction.minimum)
+    return f"{len(taken)} replies count and the rule needs {needed}: the model stays"
 
 
 def _seen(
