@@ -118,6 +118,8 @@ class Rounds(AbstractContextManager["Rounds"]):
         else:
             self._tell_replayed()
             self._line(self._round_row(event))
+            if why := event.report.get("why"):
+                self._line(Text(f"  {why}", "yellow"))
             if self._seals:
                 self._line_each(self._round.refused, "refused")
                 self._line_each(self._round.absent, "absent")
