@@ -82,9 +82,7 @@ def test_a_run_learns_and_is_the_same_each_time(charter: Path, data: Path, tmp_p
     assert [r.number for r in rounds] == [0, 1, 2, 3, 4]
     assert losses[-1] < 0.7 * losses[0]
     assert all(r.accepted == ("basel", "geneva", "zurich") for r in rounds[1:])
-    assert all(
-        r.report["before"] == b.report["after"] for b, r in pairwise(rounds)
-    )
+    assert all(r.report["before"] == b.report["after"] for b, r in pairwise(rounds))
     assert set(load_file(tmp_path / "one" / "model.safetensors")) == {
         "0.bias",
         "0.weight",
