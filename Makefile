@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PARALLEL ?= -n 2 --dist loadfile
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -38,10 +39,10 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -m 'not slow' $(PARALLEL)
 
 integration: install
-	$(BIN)/pytest tests/integration tests/faults -m 'not slow'
+	$(BIN)/pytest tests/integration tests/faults -m 'not slow' $(PARALLEL)
 
 proto: install
 	REGENERATE=1 $(BIN)/pytest tests/unit/test_protocols_stubs.py

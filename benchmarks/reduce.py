@@ -1,8 +1,9 @@
 """What a rule costs: `python benchmarks/reduce.py [--members 32] [--elements 25000000] [--rules mean,krum]`.
 
 Every rule over the same updates on disk, each in a process of its own, beside Flower's own strategies and
-beside the obvious NumPy version (load all, stack, one call). Prints exactly one JSON object: seconds, GB of
-updates a second, peak resident memory (MB) and what of it came on top of the imports. The floors are
+beside the obvious NumPy version (load all, stack, one call). Prints exactly one JSON object: seconds (the
+median, the least, and of all processors together, which a busy machine distorts least), GB of updates a
+second, peak resident memory (MB) and what of it came on top of the imports. The floors are
 measured in the same run: reading the updates, BLAS alone, and the shortest streaming Gram pass.
 Flower's strategies and NumPy hold every update at once and some take minutes: they get the first
 `--theirs` elements of each array, and their seconds are scaled up; `theirs elements` says how many that was.
@@ -126,7 +127,9 @@ def alone(args: argparse.Namespace, where: Path, what: str) -> dict[str, Any]:
 def scaled(found: dict[str, Any], by: float) -> dict[str, Any]:
     """Time and memory above the imports as they would be for the whole size."""
     above = found["MB above imports"]
-    grown = {"seconds": round(found["seconds"] * by, 3), "MB above imports": round(above * by, 1)}
+    times = ("seconds", "least seconds", "processor seconds")
+    grown = {key: round(found[key] * by, 3) for key in times}
+    grown["MB above imports"] = round(above * by, 1)
     peak = round(found["peak MB"] + above * (by - 1), 1)
     return {**found, **grown, "peak MB": peak, "scaled by": round(by, 2)}
 
@@ -134,15 +137,18 @@ def scaled(found: dict[str, Any], by: float) -> dict[str, Any]:
 def timed(args: argparse.Namespace, work: Callable[[], object]) -> dict[str, Any]:
     """The median of the seconds that `work` takes, and the peak of resident memory."""
     before = peak()
-    seconds = []
+    seconds, processor = [], []
     for _ in range(args.repeats):
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         work()
         seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - spent)
     middle = statistics.median(seconds)
     size = sum(path.stat().st_size for path in blobs(args)[1:])
     return {
         "seconds": round(middle, 4),
+        "least seconds": round(min(seconds), 4),
+        "processor seconds": round(statistics.median(processor), 4),
         "GB/s": round(size / middle / 1e9, 3),
         "peak MB": round(peak(), 1),
         "MB above imports": round(peak() - before, 1),

@@ -151,6 +151,7 @@ def seconds_a_step() -> float:
 # --- the trials ----------------------------------------------------------------------------------------
 
 OUTER = {
+    "plain mean": 'name = "fedavg"',
     "momentum 0.3, lr 1": 'name = "diloco"\nlr = 1.0\nmomentum = 0.3',
     "momentum 0.9, lr 0.7": 'name = "diloco"',
 }

@@ -22,7 +22,7 @@ def write(results: Results, docs: Path) -> None:
     held = docs / "learning.json"
     known = json.loads(held.read_text()) if held.is_file() else {}
     known.update(results)
-    held.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    held.write_text(json.dumps(known, indent=1) + "\n")
     page = docs / "learning.md"
     page.write_text(with_tables(page.read_text(), known))
     for name, result in results.items():
