@@ -38,6 +38,7 @@ from barnraise.protocols.apps import app_digest
 from barnraise.protocols.errors import BarnraiseError
 
 HOST = "127.0.0.1"
+OUT = "daemon.out"  # what a daemon says before it has a log
 INVITED_FOR = 3600.0  # seconds that an invite is good for; it is used at once
 RESTARTS = 5  # deaths of a daemon in a row after which it counts as unable to start
 SLOWEST = 10.0  # seconds at most until a daemon is started again
@@ -169,11 +170,11 @@ class NodeProcess:
                 self._process.send_signal(number)
 
     def last_words(self) -> str:
-        """The end of the node's log."""
-        try:
-            text = (self.home / "logs" / "node.log").read_text(errors="replace")
-        except OSError:
+        """The end of what the node said last, in its log or before it had one."""
+        said = [p for p in (self.home / "logs" / "node.log", self.home / OUT) if p.is_file()]
+        if not said:
             return "it has no log"
+        text = max(said, key=lambda p: p.stat().st_mtime_ns).read_text(errors="replace")
         return "\n".join(text.splitlines()[-8:])
 
 
@@ -186,7 +187,7 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
         "--parent",
         str(os.getpid()),
     ]
-    with (home / "daemon.out").open("ab") as out:
+    with (home / OUT).open("ab") as out:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ A few places in `make test`; all with `make faults`.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import signal
@@ -163,14 +164,14 @@ def test_a_node_that_cannot_start_is_n308_with_its_last_words(tmp_path: Path) ->
     until(lambda: len(processes(place, NODE)) >= 2 * nodes.SITES, "daemons and workers run")
     process.send_signal(signal.SIGINT)
     process.communicate()
-    (place / "nodes" / "site-01" / "tls.crt").write_text("no certificate")
-    with no_process_left(place):
+    with (place / "nodes" / "site-01" / "lock").open() as held, no_process_left(place):
+        fcntl.flock(held, fcntl.LOCK_EX)
         done = subprocess.run(
             nodes.command("mean", place, "--processes"), capture_output=True, text=True, check=False
         )
     told = json.loads(done.stdout)
     assert told["error"] == "N308"
-    assert "N115" in told["evidence"]
+    assert "N301" in told["evidence"]
 
 
 def test_another_process_can_ask_who_is_doing_what(tmp_path: Path) -> None:

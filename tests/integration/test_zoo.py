@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from barnraise.coordinator import simulate
+from barnraise.coordinator import plans, simulate
 from barnraise.coordinator.journal import Journal
 from barnraise.protocols.identity import site_names
 
@@ -84,8 +84,8 @@ class Row:
         return f"| {self.strategy} | {digests} | {kills} | {self.seconds:.1f} | {mark} |"
 
 
-def plan_of(strategy: str, rounds: int = 3) -> simulate.Plan:
-    return simulate.app_plan(ZOO, site_names(SITES), {"strategy": strategy, "rounds": rounds}, 0)
+def plan_of(strategy: str, rounds: int = 3) -> plans.Plan:
+    return plans.app_plan(ZOO, site_names(SITES), {"strategy": strategy, "rounds": rounds}, 0)
 
 
 def run(strategy: str, directory: Path, kill: tuple[str, int] | None = None) -> Ended:
