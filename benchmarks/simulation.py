@@ -62,6 +62,26 @@ def barnraise(args: argparse.Namespace, directory: Path | None) -> float:
     return seconds_in(printed.getvalue())
 
 
+def processes(args: argparse.Namespace, directory: Path) -> float:
+    """The median seconds of a train batch, each member a node of its own over mTLS, all kept on disk."""
+    from barnraise.coordinator import events
+    from barnraise.coordinator.plans import app_plan
+    from barnraise.coordinator.simulate import execute
+    from barnraise.processes import Processes
+    from barnraise.protocols.identity import site_names
+
+    took: list[float] = []
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.BatchClosed) and event.type == "train":
+            took.append(event.seconds)
+
+    plan = app_plan(APP, site_names(args.sites), config_of(args), 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        execute(plan, directory, watcher=watch, fleets=Processes())
+    return statistics.median(took)
+
+
 def config_of(args: argparse.Namespace) -> dict[str, bool | float | int | str]:
     return {
         "nodes": args.sites,
@@ -150,6 +170,9 @@ def measure(args: argparse.Namespace, where: Path) -> dict[str, Any]:
         "floor seconds a round": {k: round(v, 6) for k, v in lowest.items()},
         "times the floor": {k: round(v / least[k], 2) for k, v in seconds.items()},
     }
+    if args.processes:
+        seconds_each = [processes(args, where / f"processes-{n}") for n in range(args.repeats)]
+        result["processes, median seconds a batch"] = round(statistics.median(seconds_each), 6)
     if args.flower:
         result["flower"] = theirs = flower(args)
         if "seconds a round" in theirs:
@@ -165,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--distinct", action="store_true", help="every member's reply differs")
+    parser.add_argument("--processes", action="store_true", help="also as nodes of their own")
     parser.add_argument("--flower", action="store_true", help="time Flower's own simulation too")
     args = parser.parse_args(arguments)
     logging.disable(logging.WARNING)  # Flower tells of each round
