@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-COMMAND = Path(sys.executable).parent / "barnraise"
+from command_kit import COMMAND, SERVER, environment
 
 PYPROJECT = """
 [project]
@@ -57,23 +56,6 @@ def train(message, context):
 def evaluate(message, context):
     metrics = MetricRecord({"num-examples": 5, "loss": 0.25})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
-"""
-
-SERVER = """
-import numpy as np
-from flwr.app import Array, ArrayRecord
-from flwr.serverapp import ServerApp
-from flwr.serverapp.strategy import FedAvg
-
-app = ServerApp()
-
-@app.main()
-def main(grid, context):
-    print("the app says hello")
-    nodes = len(list(grid.get_node_ids()))
-    rule = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=nodes)
-    model = ArrayRecord({"w": Array(np.ones((3, 4), np.float32)), "b": Array(np.ones(2, np.float32))})
-    rule.start(grid, model, num_rounds=context.run_config["rounds"])
 """
 
 
@@ -123,12 +105,6 @@ def make_odd_app(make_app: AppMaker) -> AppMaker:
         return make_app(name, client=CLIENT.replace("    pass\n", body))
 
     return make
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This process's, without what would change how the command shows itself."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
-    return {**kept, **more}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import COMMAND, SERVER, environment
+from command_kit import COMMAND, SERVER, environment
 
 AppMaker = Callable[..., Path]
 Command = Callable[..., Any]
