@@ -30,7 +30,7 @@ def demo(
 ) -> dict[str, Any]:
     """Four members train one small language model together, and each alone beside it.
 
-    On this Python's own source text, in about two minutes. The same command again continues a demo
+    On this Python's own source text, in about three minutes. The same command again continues a demo
     that was interrupted, and shows one that is finished.
     """
     from barnraise.cli.watch import say
