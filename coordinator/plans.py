@@ -18,13 +18,18 @@ from flwr.serverapp import ServerApp
 from barnraise.coordinator import campaign
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols import flower, identity
-from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.apps import (
+    BUILT_IN,
+    CHARTER,
+    INIT,
+    Code,
+    app_digest,
+    code_files,
+    code_kept,
+)
 from barnraise.protocols.charter import Charter
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.randomness import derive, simulation_secret
-
-BUILT_IN = "builtin"  # the component that is `barnraise.client.app`
-CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
 
 
 @dataclass(frozen=True)
@@ -122,14 +127,6 @@ def source_kept(directory: Path) -> dict[str, Any] | None:
         return None
     needed = {"config", "seed", "app"} | kinds[source["kind"]]
     return source if needed <= source.keys() else None
-
-
-def code_kept(copy: Path) -> Code:
-    """The code of which a run's directory keeps a copy."""
-    code: dict[str, bytes | Path] = dict(code_files(copy))
-    if (init := copy / INIT).is_file():
-        code[INIT] = init
-    return code
 
 
 def _check_copy(copy: Path, source: Mapping[str, Any]) -> None:

@@ -29,10 +29,10 @@ from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.holding import hold
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
-from barnraise.coordinator.plans import Plan, code_kept, plan_again, source_kept
+from barnraise.coordinator.plans import Plan, plan_again, source_kept
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols import flower
-from barnraise.protocols.apps import app_digest
+from barnraise.protocols.apps import app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
 from barnraise.protocols.randomness import commitment, derive

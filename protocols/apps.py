@@ -13,6 +13,8 @@ CODE = frozenset({".py", ".pyi", ".toml", ".yaml", ".yml"})
 _NOT_CODE = frozenset({"__pycache__", "build", "dist", "node_modules", "venv", "env"})
 Code = Mapping[str, bytes | Path]
 """An app's files by relative path: their bytes, or, where they are large, the file that holds them."""
+BUILT_IN = "builtin"  # the component that is the ClientApp of ours
+CHARTER, INIT = "charter.toml", "init.safetensors"  # in the copy of a charter's app
 _A_RUN = "journal.db"  # a directory that holds one is a run's, not the app's
 
 
@@ -39,6 +41,14 @@ def code_files(directory: Path) -> dict[str, bytes]:
             if path.suffix in CODE and not name.startswith(".") and not path.is_symlink():
                 found[path.relative_to(directory).as_posix()] = path.read_bytes()
     return found
+
+
+def code_kept(copy: Path) -> Code:
+    """The code of which `copy` was made, a charter's initial weights with it."""
+    code: dict[str, bytes | Path] = dict(code_files(copy))
+    if (init := copy / INIT).is_file():
+        code[INIT] = init
+    return code
 
 
 def app_digest(files: Code) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import fsync as _fsync
 from barnraise.protocols.tensors import Spec, open_blob
 
 
@@ -164,13 +165,5 @@ def _write(path: Path, pieces: Sequence[memoryview | bytes]) -> None:
             view = memoryview(piece)
             while view:
                 view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

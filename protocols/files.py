@@ -27,7 +27,7 @@ def keep(path: Path, data: bytes) -> bytes:
                 path.hardlink_to(temp)
         finally:
             temp.unlink()
-        _sync_folder(path.parent)
+        fsync(path.parent)
     return path.read_bytes()
 
 
@@ -39,7 +39,7 @@ def replace(path: Path, data: bytes) -> None:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    fsync(path.parent)
 
 
 def _written(path: Path, data: bytes) -> Path:
@@ -56,7 +56,8 @@ def _written(path: Path, data: bytes) -> Path:
     return temp
 
 
-def _sync_folder(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make what a file or a folder holds durable."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -11,13 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from barnraise.client.node.worker import BUILTIN
-from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.apps import BUILT_IN, Code, app_digest, code_files, code_kept
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
 
 FILE = "approved.json"
-INIT = "init.safetensors"  # a charter's initial weights: part of its app
 _MOST_MEMORY = 2**62
 Config = Mapping[str, bool | int | float | str]
 
@@ -82,10 +80,7 @@ class Approval:
             )
 
     def _files(self) -> Code:
-        files: dict[str, bytes | Path] = dict(code_files(self.code))
-        if self.client == BUILTIN and (init := self.code / INIT).is_file():
-            files[INIT] = init
-        return files
+        return code_kept(self.code) if self.client == BUILT_IN else code_files(self.code)
 
 
 def _check_config(name: str, value: Any) -> None:

@@ -20,8 +20,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from barnraise.client.node import failpoints, frames
-from barnraise.client.node.worker import BUILTIN
 from barnraise.protocols import flower, progress
+from barnraise.protocols.apps import BUILT_IN
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.flower import Handled
@@ -74,7 +74,7 @@ def _load(client: str, code: Path) -> tuple[ClientApp | None, str]:
     """The ClientApp, or why there is none: the error's code and place, without its text."""
     sys.path.insert(0, str(code))
     try:
-        if client == BUILTIN:
+        if client == BUILT_IN:
             from barnraise.client.app import client_app
 
             return client_app(code), ""

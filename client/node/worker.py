@@ -15,7 +15,6 @@ from pathlib import Path
 
 from barnraise.client.node import sandbox
 
-BUILTIN = "builtin"
 HIDDEN = frozenset({"logs"})
 
 

@@ -19,9 +19,9 @@ from barnraise.client.app import client_app
 from barnraise.client.tasks import Columned, Task, load_task
 from barnraise.client.tasks.checked import Checked, tried
 from barnraise.coordinator import campaign
-from barnraise.coordinator.plans import CHARTER, INIT, Plan
+from barnraise.coordinator.plans import Plan
 from barnraise.coordinator.rounds import Policy
-from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.apps import CHARTER, INIT, Code, app_digest, code_files
 from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError

@@ -7,7 +7,6 @@ that is over.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -15,13 +14,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from barnraise.client.node.sandbox import end_with_parent
 from barnraise.protocols.errors import BarnraiseError
 
 AT_ONCE = 2  # members that train alone at the same time
 EVALUATIONS = 5  # how often a member alone is measured during the run
-_PR_SET_PDEATHSIG = 1
 
 
 class Alone:
@@ -56,7 +56,7 @@ class _Part:
             stderr=self._log,
             text=True,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -95,11 +95,6 @@ def beside(home: Path, told: Callable[[str, int], None]) -> Iterator[Alone]:
         yield alone
     finally:
         alone.end()
-
-
-def die_with_parent() -> None:
-    """In a child, before it executes: it is killed when its parent dies (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def charter_alone(text: str, rounds: int) -> str:
