@@ -336,14 +336,15 @@ class SessionFleet:
         if self._presence.of(name).state != OBJECTS:
             self._presence.state(name, RESTARTING, why)
 
-    def witnessed(self, seconds: float) -> list[str]:
-        """Have the log as it stands cosigned; who has not done so within `seconds`, absent or not."""
-        if self._prover is None:
-            return []
+    def have_cosigned(self, seconds: float) -> events.Witnessed:
+        """Have the log as it stands cosigned by whoever is there, in so many seconds."""
+        assert self._prover is not None
         size = self._prover.ask()
         there = {name for name, desk in self._desks.items() if desk.ask()}
         self._prover.missing(size, there, seconds)
-        return sorted(self._prover.missing(size, set(self._members), 0.0))
+        missing = self._prover.missing(size, set(self._members), 0.0)
+        done = set(self._members) - missing
+        return events.Witnessed(size, tuple(sorted(done)), tuple(sorted(missing)))
 
     # --- who may be there ----------------------------------------------------------------------------
 
