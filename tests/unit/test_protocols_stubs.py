@@ -57,4 +57,4 @@ def test_the_proto_gives_nothing_else(generated: Path) -> None:
 def test_every_service_is_known_to_this_suite() -> None:
     """A new service must be put behind mTLS or named here as open."""
     services = federation_pb2.DESCRIPTOR.services_by_name
-    assert set(services) == {"Enrolment", "Session", "Exchange"}
+    assert set(services) == {"Enrolment", "Session", "Exchange", "Transparency"}
