@@ -36,11 +36,12 @@ LEFT JOIN nodes ON nodes.level = 0 AND nodes.idx = entries.idx
 """
 
 Failpoint = Callable[[str, int], None]
+KILL_AT = "BARNRAISE_KILL_AT"
 
 
 def kill_from_environment(moment: str, index: int) -> None:
     """`BARNRAISE_KILL_AT=before:17` (or `after:17`) kills this process at that entry: for tests."""
-    if os.environ.get("BARNRAISE_KILL_AT") == f"{moment}:{index}":
+    if os.environ.get(KILL_AT) == f"{moment}:{index}":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
