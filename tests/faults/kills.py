@@ -38,12 +38,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. `calls` are the orders that its members' handlers worked on."""
+    """How a process ended. `calls` are the orders that its members' handlers worked on, `resumed` the
+    seconds of CPU until it first wrote into the journal."""
 
     code: int
     calls: list[str]
     digest: str = ""
     seconds: float = 0.0
+    resumed: float = 0.0
     error: str = ""
     text: str = ""
 
