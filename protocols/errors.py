@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "D104": "the disk is full",
     "D105": "the directory cannot be read or written",
     "D106": "the stored record is damaged",
+    "D108": "another process has written to the journal",
     "D201": "the data directory is missing or empty",
     "D202": "the data cannot be read",
     # R: the run
