@@ -31,13 +31,10 @@ from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
 from barnraise.coordinator.presence import RESTARTING, Presence
-from barnraise.protocols import canonical, statements
+from barnraise.protocols import bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import (
-    add_ExchangeServicer_to_server,
-    add_SessionServicer_to_server,
-)
+from barnraise.protocols.federation_pb2_grpc import add_SessionServicer_to_server
 from barnraise.protocols.identity import Member
 from barnraise.protocols.transfers import SERVER_OPTIONS
 
@@ -131,7 +128,7 @@ class SessionFleet:
             options=SERVER_OPTIONS,
         )
         add_SessionServicer_to_server(self._attendance, server)
-        add_ExchangeServicer_to_server(self._exchange, server)
+        bulk.add_exchange(self._exchange, server)
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:

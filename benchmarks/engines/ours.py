@@ -5,6 +5,7 @@ What a round took is read from the journal: from one `batch.sent` to the next, a
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -29,11 +30,13 @@ def run(
         *("--sites", str(sites), "--dir", str(directory), *settings),
         *(["--processes"] if processes else []),
     ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ), text=True
-    ) as process:
-        with watched(process.pid, _role) as peaks:
-            out, said = process.communicate()
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ), text=True
+        ) as process,
+        watched(process.pid, _role) as peaks,
+    ):
+        out, said = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
     told = json.loads(out)
@@ -72,7 +75,7 @@ def seconds_of(directory: Path) -> dict[str, Any]:
 
 
 def differences(moments: Sequence[float]) -> list[float]:
-    return [b - a for a, b in zip(moments, moments[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(moments)]
 
 
 def _kept(directory: Path) -> int:
