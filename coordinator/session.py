@@ -31,7 +31,7 @@ from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
 from barnraise.coordinator.presence import RESTARTING, Presence
-from barnraise.protocols import bulk, canonical, statements
+from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import add_SessionServicer_to_server
@@ -40,6 +40,7 @@ from barnraise.protocols.transfers import SERVER_OPTIONS
 
 __all__ = ["Running", "SessionFleet", "Settings"]
 
+KEPT_FREE = 16 << 20  # bytes of memory that are not given back after a transfer
 NAMED = 8  # members that a wait names
 PLANS = 64  # contents whose parts are remembered
 LONGEST = 3600.0  # seconds of one wait, which then goes on
@@ -121,6 +122,7 @@ class SessionFleet:
 
     def serve(self) -> int:
         """Listen; returns the port. N118 if it cannot be had."""
+        allocator.settle(KEPT_FREE)
         threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
         server = grpc.server(
             threads,
