@@ -33,11 +33,10 @@ from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
 from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
 from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.transparency import Transparency
-from barnraise.protocols import canonical, statements
+from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
-    add_ExchangeServicer_to_server,
     add_SessionServicer_to_server,
     add_TransparencyServicer_to_server,
 )
@@ -46,6 +45,7 @@ from barnraise.protocols.transfers import SERVER_OPTIONS
 
 __all__ = ["Running", "SessionFleet", "Settings"]
 
+KEPT_FREE = 16 << 20  # bytes of memory that are not given back after a transfer
 NAMED = 8  # members that a wait names
 PLANS = 64  # contents whose parts are remembered
 LONGEST = 3600.0  # seconds of one wait, which then goes on
@@ -129,6 +129,7 @@ class SessionFleet:
 
     def serve(self) -> int:
         """Listen; returns the port. N118 if it cannot be had."""
+        allocator.settle(KEPT_FREE)
         threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
         server = grpc.server(
             threads,
@@ -136,7 +137,7 @@ class SessionFleet:
             options=SERVER_OPTIONS,
         )
         add_SessionServicer_to_server(self._attendance, server)
-        add_ExchangeServicer_to_server(self._exchange, server)
+        bulk.add_exchange(self._exchange, server)
         if self._prover is not None:
             add_TransparencyServicer_to_server(Transparency(self._prover), server)
         settings = self.settings
