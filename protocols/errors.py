@@ -73,6 +73,8 @@ CODES: dict[str, str] = {
     "N117": "the name cannot be a member's or a federation's",
     "N118": "the address cannot be listened on",
     "N119": "the coordinator failed to answer",
+    # P: what a site approved, and what its policy allows
+    "P101": "the policy cannot be read",
     # N3: the node itself
     "N301": "the node's directory is in use",
     "N302": "the node's directory is incomplete",
@@ -82,6 +84,10 @@ CODES: dict[str, str] = {
     "N306": "the worker died twice over an order",
     "N307": "a reply cannot be delivered",
     "N308": "a node does not start",
+    "N320": "what leaves cannot be put on record",
+    "N321": "the record of what left cannot be read",
+    "N322": "the code may not run as this site demands it",
+    "N323": "the site's policy forbids a reply to leave",
     # N2: sessions and transfers, as nodes are told
     "N201": "the caller is no member, or was revoked",
     "N202": "the member is not admitted to this run",
