@@ -1,4 +1,4 @@
-"""What left the site is on record: replies one by one and for certain, the rest counted; and what was used."""
+"""What left the site is on record: replies one by one, the rest counted; and what was used."""
 
 from __future__ import annotations
 
