@@ -73,6 +73,23 @@ CODES: dict[str, str] = {
     "N117": "the name cannot be a member's or a federation's",
     "N118": "the address cannot be listened on",
     "N119": "the coordinator failed to answer",
+    "N120": "the operator has not confirmed the node's fingerprint",
+    "N121": "no certificate can be issued now",
+    # F: founding, agreements, runs
+    "F101": "the directory holds no federation",
+    "F102": "the authority's key is not here",
+    "F103": "the address is malformed",
+    "F104": "the federation is founded already",
+    "F105": "the federation is not being served",
+    "F106": "the federation's description is damaged",
+    "F110": "too few members have signed the agreement",
+    "F111": "a run is open already",
+    "F112": "no run is open",
+    "F113": "there is no such run",
+    "F114": "the federation has too few members",
+    "F115": "the operator aborted the run",
+    "F116": "the fingerprints differ",
+    "F117": "the statement is not accepted",
     # P: what a site approved, and what its policy allows
     "P101": "the policy cannot be read",
     # N3: the node itself
