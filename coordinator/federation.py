@@ -166,7 +166,14 @@ def _described(name: str, host: str, listen: str | None) -> Description:
     enrolment = f"{bare}:{second or first + 1}"
     for address in (session, enrolment):
         _address(address)
-    return Description(name, listen or ("[::]" if bare.startswith("[") else "0.0.0.0"), session, enrolment)
+    return Description(name, listen or _listening(bare), session, enrolment)
+
+
+def _listening(host: str) -> str:
+    """On which address of this machine one listens that is reached as `host`: all, but for loopback."""
+    if host in ("localhost", "[::1]") or host.startswith("127."):
+        return "127.0.0.1" if host == "localhost" else host
+    return "[::]" if host.startswith("[") else "0.0.0.0"
 
 
 def _free_ports() -> tuple[int, int]:

@@ -134,6 +134,8 @@ class Ledger:
                     self.enrolled(record.name, key, record.organisation)
                 if record.revoked and same and known is not None and known.status == MEMBER:
                     self.revoked(record.name, "revoked")
+                if same and known is not None and known.status == LEFT and not record.revoked:
+                    authority.revoke(record.name)
 
     def enrolled(self, name: str, key: str, organisation: str) -> None:
         with self._lock:
@@ -146,9 +148,7 @@ class Ledger:
         with self._lock:
             known = self._standing.members.get(name)
             if known is not None and known.status == MEMBER:
-                self.write(
-                    "member.revoked", {"member": name, "key": known.key, "reason": reason}
-                )
+                self.write("member.revoked", {"member": name, "key": known.key, "reason": reason})
 
     def left(self, name: str, statement: Mapping[str, Any]) -> None:
         with self._lock:
