@@ -92,6 +92,10 @@ CODES: dict[str, str] = {
     "F117": "the statement is not accepted",
     # P: what a site approved, and what its policy allows
     "P101": "the policy cannot be read",
+    "P102": "nothing of that name was proposed to this site",
+    "P103": "what lies here is not what was proposed",
+    "P104": "this site cannot sign the agreement",
+    "P105": "the site has not approved what is to run",
     # N3: the node itself
     "N301": "the node's directory is in use",
     "N302": "the node's directory is incomplete",

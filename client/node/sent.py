@@ -192,7 +192,8 @@ class Sent:
                 "select coalesce(sum(bytes), 0) from sent where kind in ('reply', 'error') and at >= ?",
                 (midnight,),
             ).fetchone()
-        return Spent(*(used or (0, 0.0, 0.0)), out)
+        rounds, processor, gpu = used or (0, 0.0, 0.0)
+        return Spent(rounds, processor, gpu, out)
 
 
 def _text(detail: Mapping[str, Any]) -> str:
@@ -206,12 +207,12 @@ def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            for *fields, detail in db.execute(
+            for row in db.execute(
                 "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
                 " from sent where last >= ? order by at, id",
                 (since,),
             ):
-                yield Row(*fields, json.loads(detail))
+                yield Row(*row[:-1], detail=json.loads(row[-1]))
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise BarnraiseError(
             "N321",
