@@ -212,7 +212,7 @@ def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
                 " from sent where last >= ? order by at, id",
                 (since,),
             ):
-                yield Row(*row[:-1], detail=json.loads(row[-1]))
+                yield Row(*(*row[:-1], json.loads(row[-1])))
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise BarnraiseError(
             "N321",
