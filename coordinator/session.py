@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
@@ -35,6 +36,7 @@ from barnraise.protocols import canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
+    SessionServicer,
     add_ExchangeServicer_to_server,
     add_SessionServicer_to_server,
 )
@@ -51,6 +53,20 @@ STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
 VerdictOf = Callable[[str, str], Receipt | None]
+
+
+class Front(Protocol):
+    """What stands at the port beside the run: who attends without it, and other services."""
+
+    threads: int
+
+    def session(self, run: SessionServicer) -> SessionServicer:
+        """The Session service of the port, given the run's."""
+        ...
+
+    def register(self, server: grpc.Server) -> None:
+        """Add other services; each call to them passes the guard too."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,9 @@ class SessionFleet:
         verdict_of: VerdictOf,
         settings: Settings,
         watcher: events.Watcher = events.nobody,
+        front: Front | None = None,
     ) -> None:
+        self._front = front
         self._authority, self.running, self.settings = authority, running, settings
         self._blobs, self._evidence = blobs, StoredEvidence(blobs)
         self._verdict_of, self.watch = verdict_of, watcher
@@ -124,13 +142,18 @@ class SessionFleet:
 
     def serve(self) -> int:
         """Listen; returns the port. N118 if it cannot be had."""
-        threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
+        front = self._front
+        spare = front.threads if front is not None else 0
+        threads = ThreadPoolExecutor(16 + 8 * len(self._members) + spare, "session")
         server = grpc.server(
             threads,
             interceptors=[Guard(self._authority.member, self.calls)],
             options=SERVER_OPTIONS,
         )
-        add_SessionServicer_to_server(self._attendance, server)
+        attendance = front.session(self._attendance) if front is not None else self._attendance
+        add_SessionServicer_to_server(attendance, server)
+        if front is not None:
+            front.register(server)
         add_ExchangeServicer_to_server(self._exchange, server)
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
@@ -337,10 +360,24 @@ class SessionFleet:
         noticed at the member's next call, and at the next order to it.
         """
         self._authority.revoke(name)
+        self.expel(name)
+
+    def expel(self, name: str) -> None:
+        """End what a member does whose admission another has ended."""
         if name in self._desks:
             self._expel(name, FAREWELL)
         else:
             self.calls.cut(name)
+
+    def admits(self, name: str) -> bool:
+        """Whether this member was admitted to the run."""
+        return name in self._desks
+
+    def stir(self) -> None:
+        """Have the Grid's thread look again at what it waits for."""
+        with self._bell:
+            self._stirred = True
+            self._bell.notify_all()
 
     def _expel(self, name: str, farewell: float) -> None:
         desk = self._desks[name]
