@@ -28,12 +28,14 @@ SKEW = 60.0  # seconds between a node's clock and ours that are worth a word
 
 @dataclass(frozen=True)
 class Running:
-    """The run that is conducted: what a node is told of it, and the digest of its app."""
+    """The run that is conducted: what a node is told of it, the digest of its app, and that of the
+    agreement under which it was opened ("" if under none)."""
 
     federation: str
     run: str
     run_id: int
     app: str
+    agreement: str = ""
 
 
 class Attendance(SessionServicer):
@@ -75,6 +77,8 @@ class Attendance(SessionServicer):
 
     def _another_run(self, hello: pb.Hello) -> str:
         """What this site has approved instead of this run; empty if it is this one."""
+        if self._running.agreement and self._running.agreement in hello.agreements:
+            return ""
         if hello.run != self._running.run:
             return f"it approved another run ({shown(hello.run) or 'none'})"
         if hello.app != self._running.app:
@@ -98,6 +102,7 @@ class Attendance(SessionServicer):
                 member=name,
                 clock=self._wall(),
                 evidence=view.opened() if view is not None else None,
+                agreement=run.agreement,
             )
         )
 
@@ -189,7 +194,8 @@ def _heard(presence: Presence, name: str, message: pb.FromNode) -> None:
     """Shown, and nothing else: no decision hangs on what a node says of itself."""
     match message.WhichOneof("said"):
         case "state":
-            presence.state(name, shown(message.state.state) or "idle")
+            held = shown(message.state.held)
+            presence.state(name, "held" if held else shown(message.state.state) or "idle", held)
         case "progress":
             said = message.progress
             presence.progress(name, shown(said.what), said.done, said.total)

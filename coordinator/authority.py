@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from barnraise.coordinator.registry import Record, Registry
+from barnraise.coordinator.registry import Invited, Record, Registry
 from barnraise.protocols import files, notes, pki
 from barnraise.protocols.errors import CODES, BarnraiseError
 from barnraise.protocols.identity import Member, is_name
@@ -46,9 +46,17 @@ class Authority:
 
     @classmethod
     def open(
-        cls, directory: Path, federation: str, clock: Callable[[], float] = time.time
+        cls,
+        directory: Path,
+        federation: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        offline: bool = False,
     ) -> Authority:
-        """Load the federation in `directory`, or found it. Raises D101, D104, D105, D106, N117."""
+        """Load the federation in `directory`, or found it. Raises D101, D104, D105, D106, N117.
+
+        With `offline` the authority's own key may be elsewhere: what needs it raises F102.
+        """
         _check_name(federation)
         with files.disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,7 +64,7 @@ class Authority:
                 _found(directory, federation, clock())
             certificate = _loaded_authority(directory / "ca.crt")
             for name in ("ca.key", "log.key", "members.db"):
-                if not (directory / name).exists():
+                if not (offline and name == "ca.key") and not (directory / name).exists():
                     raise _damaged(directory / name, "it is missing, and the federation is founded")
             authority = cls(directory, certificate, clock)
         if authority.federation != federation:
@@ -93,6 +101,14 @@ class Authority:
     @cached_property
     def _issuing_key(self) -> pki.TlsKey:
         path = self.directory / "ca.key"
+        if not path.exists():
+            raise BarnraiseError(
+                "F102",
+                "the authority's key is not here, and a certificate is to be issued",
+                f"there is no {path}",
+                "no certificate was issued",
+                f"put the key back at {path} for as long as members join or renew",
+            )
         key = _tls_key(path)
         if key.public_key() != self.certificate.public_key():
             raise _damaged(path, "it is not the key of ca.crt")
@@ -100,19 +116,31 @@ class Authority:
 
     # --- members --------------------------------------------------------------------------------
 
-    def invite(self, member: str, expires: float) -> str:
+    def invite(
+        self, member: str, expires: float, organisation: str = "", *, confirm: bool = False
+    ) -> str:
         """A token (192 bits) that admits `member` once, before `expires` (seconds since 1970).
 
-        An earlier invite of that name that nobody used is void. Raises N117.
+        An earlier invite of that name that nobody used is void. With `confirm` the keys that use it wait
+        for `confirm`. Raises N117.
         """
         _check_name(member)
         token = secrets.token_urlsafe(24)
-        self._registry.invite(member, token, expires)
+        self._registry.invite(member, token, expires, organisation, confirm=confirm)
         return token
 
-    def invitation(self, member: str, expires: float, session: str, enrolment: str) -> Invite:
+    def invitation(
+        self,
+        member: str,
+        expires: float,
+        session: str,
+        enrolment: str,
+        organisation: str = "",
+        *,
+        confirm: bool = False,
+    ) -> Invite:
         """`invite`, with all else that the member's node needs; addresses are `host:port`."""
-        token = self.invite(member, expires)
+        token = self.invite(member, expires, organisation, confirm=confirm)
         return Invite(
             federation=self.federation,
             member=member,
@@ -128,14 +156,32 @@ class Authority:
     ) -> bytes:
         """A member's first certificate (DER). The same keys again get the same one while it is valid.
 
-        Raises N102 to N108.
+        Raises N102 to N108; N120 while the operator has not confirmed the keys.
         """
         _check_request(member, identity_key, "enrol", csr, signature)
         if code := self._registry.enrol(token, member, identity_key, self._clock()):
             raise refused(code)
         record = self._registry.record(pki.fingerprint(identity_key))
         assert record is not None
+        if not record.confirmed:
+            raise refused("N120", "the operator has not confirmed this node's fingerprint yet")
         return self._certify(record, csr, again=True)
+
+    def confirm(self, member: str) -> Member:
+        """Admit the keys that enrolled under this name. Again does no harm. Raises N109."""
+        if not self._registry.confirm(member, self._clock()):
+            raise refused("N109", f"member: {member}")
+        record = self._registry.named(member)
+        assert record is not None
+        return Member(record.name, record.identity_key)
+
+    def records(self) -> list[Record]:
+        """Everybody who ever enrolled, by name; the revoked and the unconfirmed too."""
+        return self._registry.all()
+
+    def invites(self) -> list[Invited]:
+        """The invites that nobody used yet."""
+        return self._registry.invites()
 
     def renew(self, member: str, csr: bytes, signature: bytes) -> bytes:
         """A new certificate (DER) for an enrolled member, also after the last one ended.
@@ -148,6 +194,8 @@ class Authority:
         _check_request(member, record.identity_key, "renew", csr, signature)
         if record.revoked:
             raise refused("N105")
+        if not record.confirmed:
+            raise refused("N120", "the operator has not confirmed this node's fingerprint yet")
         return self._certify(record, csr, again=False)
 
     def _certify(self, record: Record, csr: bytes, *, again: bool) -> bytes:
@@ -172,7 +220,7 @@ class Authority:
     def member(self, fingerprint: str) -> Member | None:
         """The member with this identity fingerprint (hex); None if unknown or revoked."""
         record = self._registry.record(fingerprint)
-        if record is None or record.revoked:
+        if record is None or record.revoked or not record.confirmed:
             return None
         return Member(record.name, record.identity_key)
 
@@ -206,7 +254,7 @@ class Authority:
         with self._lock:
             held = _server_certificate(self.directory / "server.crt")
             known = pki.hosts_of(held) if held is not None else set()
-            if held is None or not set(hosts) <= known or self._ends_soon(held):
+            if held is None or not set(hosts) <= known or self._is_due(held):
                 names = sorted(known.union(hosts))
                 held = pki.server_certificate(
                     self._issuing_key, self.certificate, _tls_key(path), names, self._clock()
@@ -214,9 +262,11 @@ class Authority:
                 files.replace(self.directory / "server.crt", held.public_bytes(_PEM))
         return pem, held.public_bytes(_PEM)
 
-    def _ends_soon(self, certificate: x509.Certificate) -> bool:
+    def _is_due(self, certificate: x509.Certificate) -> bool:
+        """Whether two thirds of its life are over; without the authority's key, all of it."""
         begin, end = pki.validity(certificate)
-        return self._clock() > begin + (end - begin) * 2 / 3
+        part = 2 / 3 if (self.directory / "ca.key").exists() else 1.0
+        return self._clock() > begin + (end - begin) * part
 
 
 def refused(code: str, evidence: str = "") -> BarnraiseError:

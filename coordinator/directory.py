@@ -141,7 +141,7 @@ def opened(
     if to_read and not os.access(path, os.W_OK):
         yield from _open_read_only(path)
     else:
-        with _locked(path):
+        with locked(path):
             yield from _open(path, failpoint, durable=True)
 
 
@@ -185,7 +185,7 @@ def _open_read_only(root: Path) -> Iterator[RunDirectory]:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         fd = os.open(root / "lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -25,6 +25,7 @@ _STATUS = {
     "N105": grpc.StatusCode.PERMISSION_DENIED,
     "N107": grpc.StatusCode.INVALID_ARGUMENT,
     "N109": grpc.StatusCode.NOT_FOUND,
+    "N120": grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 
@@ -100,4 +101,6 @@ def _abort(context: grpc.ServicerContext, error: BarnraiseError) -> NoReturn:
     if error.code.startswith("N"):
         status = _STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED)
         context.abort(status, f"{error.code}: {error.evidence or error.what}")
+    if error.code == "F102":
+        context.abort(grpc.StatusCode.UNAVAILABLE, "N121: the operator keeps the key elsewhere")
     context.abort(grpc.StatusCode.INTERNAL, f"N119: the coordinator failed ({error.code})")

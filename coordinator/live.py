@@ -16,6 +16,7 @@ from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
 from barnraise.coordinator.intake import Demands, Expectation, Intake, Verdict, outliers
 from barnraise.coordinator.runlog import RunLog, verdict_fact
+from barnraise.coordinator.word import Word
 from barnraise.protocols import statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Arrays
@@ -35,6 +36,7 @@ class Terms:
     size_cap: int | None = None
     mixed_replies: bool = False
     stall_after: int | None = None
+    word: Word = field(default_factory=Word)
 
 
 class Live:
@@ -70,6 +72,7 @@ class Live:
 
     def dispatch(self, batch: Batch, demands: Demands) -> None:
         """Send a new batch's orders. `demands` are those of the rule in force."""
+        self._terms.word.closes()  # what was said before it is not about it
         batch.sent_at = self._fleet.now()
         self._expect(batch, demands)
         self._watch(batches.sent_event(batch, replayed=False))
@@ -146,7 +149,7 @@ class Live:
         policy, told = self._terms.policy, ""
         while True:
             now = self._fleet.now()
-            decision = self._decide(batch, now)
+            decision = self._terms.word.heeded(self._decide(batch, now))
             if decision.close:
                 break
             if decision.reason != told:
@@ -157,6 +160,7 @@ class Live:
 
     def poll(self) -> None:
         """Take what is in, without waiting; close the pushed batches whose time ran out."""
+        self._terms.word.check()
         while arrived := self._fleet.arrivals(self._fleet.now()):
             self._receive(arrived)
         for batch in list(self._open.values()):

@@ -94,6 +94,20 @@ def app_plan(app_dir: Path, names: Sequence[str], config: UserConfig, seed: int)
     )
 
 
+def charter_code(charter: Charter, text: str, path: Path) -> Code:
+    """What a charter's app consists of: the charter, the code of a task of one's own, initial weights."""
+    code: dict[str, bytes | Path] = {CHARTER: text.encode()}
+    if charter.task.own is not None:
+        top = charter.task.own[0].partition(".")[0]
+        if (module := path.parent / f"{top}.py").is_file():
+            code[module.name] = module.read_bytes()
+        for name, held in code_files(path.parent / top).items():
+            code[f"{top}/{name}"] = held
+    if charter.model.init is not None:
+        code[INIT] = path.parent / charter.model.init
+    return code
+
+
 def plan_again(directory: Path) -> Plan:
     """The plan of the run that `directory` holds, for a replay. Raises D103 or D106."""
     path = directory / "source.json"

@@ -76,3 +76,7 @@ def displaced() -> Refused:
 
 def not_now(why: str) -> Refused:
     return Refused(UNAVAILABLE, "N211", why)
+
+
+def no_statement(why: str) -> Refused:
+    return Refused("INVALID_ARGUMENT", "F117", why)

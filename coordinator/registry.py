@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS members (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS names ON members (name) WHERE revoked IS NULL;
 """
+_LATER = {  # columns that an older directory lacks; what it holds was admitted with the invite
+    "invites": ("organisation TEXT NOT NULL DEFAULT ''", "confirm INTEGER NOT NULL DEFAULT 0"),
+    "members": ("organisation TEXT NOT NULL DEFAULT ''", "confirmed REAL DEFAULT 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ class Invited:
 
 @dataclass(frozen=True)
 class Record:
-    """A member as it is on record, with its newest certificate (DER)."""
+    """A member as it is on record, with its newest certificate (DER). One that is not `confirmed` has shown
+    an invite, and waits for the operator's word that its fingerprint was compared."""
 
     name: str
     identity_key: bytes
     certificate: bytes | None
     revoked: bool
+    organisation: str = ""
+    confirmed: bool = True
 
 
 def judge(
@@ -90,23 +97,65 @@ class Registry:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        with self._transaction() as db:
+            for table, columns in _LATER.items():
+                held = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+                for column in columns:
+                    if column.split()[0] not in held:
+                        db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
-    def invite(self, member: str, token: str, expires: float) -> None:
-        """Record an invite; one of the same name that nobody used is void from now on."""
+    def invite(
+        self,
+        member: str,
+        token: str,
+        expires: float,
+        organisation: str = "",
+        *,
+        confirm: bool = False,
+    ) -> None:
+        """Record an invite; one of the same name that nobody used is void from now on.
+
+        With `confirm` its keys are admitted once `confirm` is called.
+        """
         with self._transaction() as db:
             db.execute("DELETE FROM invites WHERE member=? AND used_by IS NULL", (member,))
             db.execute(
-                "INSERT INTO invites VALUES (?, ?, ?, NULL)", (_hash(token), member, expires)
+                "INSERT INTO invites VALUES (?, ?, ?, NULL, ?, ?)",
+                (_hash(token), member, expires, organisation, int(confirm)),
             )
+
+    def invites(self) -> list[Invited]:
+        """Those that nobody used yet, expired or not, by name."""
+        with self._lock, sqlite_errors(self._path):
+            rows = self._db.execute(
+                "SELECT member, expires, used_by FROM invites WHERE used_by IS NULL ORDER BY member"
+            )
+            return [Invited(*row) for row in rows]
+
+    def confirm(self, member: str, now: float) -> bool:
+        """Admit the keys that hold this name; False if nobody enrolled under it."""
+        with self._transaction() as db:
+            found = db.execute(
+                "UPDATE members SET confirmed=coalesce(confirmed, ?) WHERE name=? AND revoked IS NULL",
+                (now, member),
+            )
+            return found.rowcount == 1
+
+    def all(self) -> list[Record]:
+        """Everybody who ever enrolled, by name."""
+        with self._lock, sqlite_errors(self._path):
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM members ORDER BY name, revoked")
+            return [_of(row) for row in rows]
 
     def enrol(self, token: str, member: str, identity_key: bytes, now: float) -> str | None:
         """Admit these keys under this name, and use up the invite; or the code of what forbids it."""
         digest = fingerprint(identity_key)
         with self._transaction() as db:
             row = db.execute(
-                "SELECT member, expires, used_by FROM invites WHERE token=?", (_hash(token),)
+                "SELECT member, expires, used_by, organisation, confirm FROM invites WHERE token=?",
+                (_hash(token),),
             ).fetchone()
-            invited = Invited(*row) if row else None
+            invited = Invited(*row[:3]) if row else None
             named = db.execute(
                 "SELECT fingerprint FROM members WHERE name=? AND revoked IS NULL", (member,)
             ).fetchone()
@@ -115,8 +164,8 @@ class Registry:
             if refusal is None:
                 db.execute("UPDATE invites SET used_by=? WHERE token=?", (digest, _hash(token)))
                 db.execute(
-                    "INSERT OR IGNORE INTO members VALUES (?, ?, ?, NULL, NULL)",
-                    (digest, member, identity_key),
+                    "INSERT OR IGNORE INTO members VALUES (?, ?, ?, NULL, NULL, ?, ?)",
+                    (digest, member, identity_key, row[3], None if row[4] else now),
                 )
         return refusal
 
@@ -152,9 +201,12 @@ class Registry:
             return _record(self._db, row[0]) if row else None
 
     def members(self) -> list[Member]:
-        """The members that are not revoked, in canonical order."""
+        """The members that are admitted and not revoked, in canonical order."""
         with self._lock, sqlite_errors(self._path):
-            rows = self._db.execute("SELECT name, identity_key FROM members WHERE revoked IS NULL")
+            rows = self._db.execute(
+                "SELECT name, identity_key FROM members"
+                " WHERE revoked IS NULL AND confirmed IS NOT NULL"
+            )
             return sorted(Member(name, key) for name, key in rows)
 
     def close(self) -> None:
@@ -174,13 +226,19 @@ class Registry:
                 raise
 
 
+_COLUMNS = (
+    "name, identity_key, certificate, revoked IS NOT NULL, organisation, confirmed IS NOT NULL"
+)
+
+
 def _record(db: sqlite3.Connection, digest: str) -> Record | None:
-    row = db.execute(
-        "SELECT name, identity_key, certificate, revoked IS NOT NULL FROM members"
-        " WHERE fingerprint=?",
-        (digest,),
-    ).fetchone()
-    return Record(row[0], row[1], row[2], bool(row[3])) if row else None
+    row = db.execute(f"SELECT {_COLUMNS} FROM members WHERE fingerprint=?", (digest,)).fetchone()
+    return _of(row) if row else None
+
+
+def _of(row: tuple[str, bytes, bytes | None, int, str, int]) -> Record:
+    name, key, certificate, revoked, organisation, confirmed = row
+    return Record(name, key, certificate, bool(revoked), organisation, bool(confirmed))
 
 
 def _hash(token: str) -> bytes:

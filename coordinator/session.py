@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
@@ -37,6 +38,7 @@ from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
+    SessionServicer,
     add_SessionServicer_to_server,
     add_TransparencyServicer_to_server,
 )
@@ -54,6 +56,20 @@ STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
 VerdictOf = Callable[[str, str], Receipt | None]
+
+
+class Front(Protocol):
+    """What stands at the port beside the run: who attends without it, and other services."""
+
+    threads: int
+
+    def session(self, run: SessionServicer) -> SessionServicer:
+        """The Session service of the port, given the run's."""
+        ...
+
+    def register(self, server: grpc.Server) -> None:
+        """Add other services; each call to them passes the guard too."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,9 @@ class SessionFleet:
         settings: Settings,
         watcher: events.Watcher = events.nobody,
         prover: Prover | None = None,
+        front: Front | None = None,
     ) -> None:
+        self._front = front
         self._authority, self.running, self.settings = authority, running, settings
         self._blobs, self._evidence = blobs, StoredEvidence(blobs)
         self._verdict_of, self.watch = verdict_of, watcher
@@ -130,13 +148,18 @@ class SessionFleet:
     def serve(self) -> int:
         """Listen; returns the port. N118 if it cannot be had."""
         allocator.settle(KEPT_FREE)
-        threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
+        front = self._front
+        spare = front.threads if front is not None else 0
+        threads = ThreadPoolExecutor(16 + 8 * len(self._members) + spare, "session")
         server = grpc.server(
             threads,
             interceptors=[Guard(self._authority.member, self.calls)],
             options=SERVER_OPTIONS,
         )
-        add_SessionServicer_to_server(self._attendance, server)
+        attendance = front.session(self._attendance) if front is not None else self._attendance
+        add_SessionServicer_to_server(attendance, server)
+        if front is not None:
+            front.register(server)
         bulk.add_exchange(self._exchange, server)
         if self._prover is not None:
             add_TransparencyServicer_to_server(Transparency(self._prover), server)
@@ -356,10 +379,24 @@ class SessionFleet:
         noticed at the member's next call, and at the next order to it.
         """
         self._authority.revoke(name)
+        self.expel(name)
+
+    def expel(self, name: str) -> None:
+        """End what a member does whose admission another has ended."""
         if name in self._desks:
             self._expel(name, FAREWELL)
         else:
             self.calls.cut(name)
+
+    def admits(self, name: str) -> bool:
+        """Whether this member was admitted to the run."""
+        return name in self._desks
+
+    def stir(self) -> None:
+        """Have the Grid's thread look again at what it waits for."""
+        with self._bell:
+            self._stirred = True
+            self._bell.notify_all()
 
     def _expel(self, name: str, farewell: float) -> None:
         desk = self._desks[name]

@@ -19,9 +19,9 @@ from barnraise.client.app import client_app
 from barnraise.client.tasks import Columned, Task, load_task
 from barnraise.client.tasks.checked import Checked, tried
 from barnraise.coordinator import campaign
-from barnraise.coordinator.plans import Plan
+from barnraise.coordinator.plans import Plan, charter_code
 from barnraise.coordinator.rounds import Policy
-from barnraise.protocols.apps import CHARTER, INIT, Code, app_digest, code_files
+from barnraise.protocols.apps import INIT, Code, app_digest
 from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
@@ -53,7 +53,7 @@ def charter_plan(
     text = read_text(path)
     charter = Charter.parse(text, str(path))
     members = member_directories(data)
-    code = _code(charter, text, path)
+    code = charter_code(charter, text, path)
     with _task(charter, code) as task:
         _check(charter, task, members, path)
     config: UserConfig = {"charter": text}
@@ -123,20 +123,6 @@ def member_directories(data: Path) -> dict[str, Path]:
 
 def _is_member(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith((".", "__"))
-
-
-def _code(charter: Charter, text: str, path: Path) -> Code:
-    """The charter, the code of a task of one's own, the initial weights."""
-    code: dict[str, bytes | Path] = {CHARTER: text.encode()}
-    if charter.task.own is not None:
-        top = charter.task.own[0].partition(".")[0]
-        if (module := path.parent / f"{top}.py").is_file():
-            code[module.name] = module.read_bytes()
-        for name, held in code_files(path.parent / top).items():
-            code[f"{top}/{name}"] = held
-    if charter.model.init is not None:
-        code[INIT] = path.parent / charter.model.init
-    return code
 
 
 @contextmanager

@@ -1,0 +1,66 @@
+"""The operator's socket: `F/serve.sock`, open to whoever may enter the directory (mode 0700).
+
+What is asked is answered by a function that it is given; it knows no verb.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from barnraise.protocols import control
+from barnraise.protocols import control_pb2 as pb
+from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
+from barnraise.protocols.errors import BarnraiseError
+
+Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class _Servicer(ControlServicer):
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def Ask(self, request: pb.Question, context: grpc.ServicerContext) -> pb.Answer:
+        return pb.Answer(json=self._answer(request.json))
+
+    def Watch(self, request: pb.Question, context: grpc.ServicerContext) -> Iterator[pb.Answer]:
+        """The answer, and again whenever it may be another, until the caller has enough."""
+        while context.is_active():
+            yield pb.Answer(json=self._answer(request.json))
+
+    def _answer(self, data: bytes) -> bytes:
+        try:
+            verb, given = control.question(data)
+            return control.answered(self._ask(verb, given))
+        except BarnraiseError as error:
+            return control.failed(error)
+        except (ValueError, TypeError) as error:
+            return control.failed(BarnraiseError("X102", "the question makes no sense", str(error)))
+
+
+@contextmanager
+def listening(directory: Path, ask: Ask) -> Iterator[None]:
+    """Inside, whoever opens the directory's socket is answered."""
+    path = directory / control.SOCKET["serve"]
+    path.unlink(missing_ok=True)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    threads = ThreadPoolExecutor(8, "control")
+    server = grpc.server(threads)
+    add_ControlServicer_to_server(_Servicer(ask), server)
+    try:
+        # a path by its folder's descriptor: a socket's name may have 107 bytes, and paths are longer
+        server.add_insecure_port(f"unix:/proc/self/fd/{folder}/{path.name}")
+        path.chmod(0o600)
+        server.start()
+        yield
+    finally:
+        server.stop(None).wait()
+        threads.shutdown(wait=False)
+        os.close(folder)
+        path.unlink(missing_ok=True)
