@@ -16,7 +16,7 @@ from functools import partial
 import grpc
 
 from barnraise.coordinator import refusals
-from barnraise.coordinator.desk import Desk, Dismissed, Message, Sent, Told
+from barnraise.coordinator.desk import Desk, Dismissed, Message, Recalled, Sent, Told
 from barnraise.coordinator.exchange import Office
 from barnraise.coordinator.presence import ABSENT, Presence, shown
 from barnraise.protocols import federation_pb2 as pb
@@ -108,6 +108,8 @@ class Attendance(SessionServicer):
         match message:
             case Told():
                 return pb.ToNode(receipt=pb.Receipt(statement=message.statement))
+            case Recalled():
+                return pb.ToNode(withdrawn=pb.Withdrawn(order=message.id))
             case Dismissed():
                 return pb.ToNode(dismissal=pb.Dismissal(why=message.why, text=message.text))
             case Sent():

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$barnraise/protocols/federation.proto\x12\x0c\x62\x61rnraise.v1\"c\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\">\n\x0cRenewRequest\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"Y\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0f\n\x07log_key\x18\x04 \x01(\t\"\x8a\x01\n\x08\x46romNode\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.barnraise.v1.HelloH\x00\x12$\n\x05state\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.StateH\x00\x12*\n\x08progress\x18\x03 \x01(\x0b\x32\x16.barnraise.v1.ProgressH\x00\x42\x06\n\x04said\"A\n\x05Hello\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x63lock\x18\x04 \x01(\x01\"%\n\x05State\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\t\"D\n\x08Progress\x12\r\n\x05order\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"\xb8\x01\n\x06ToNode\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.barnraise.v1.WelcomeH\x00\x12$\n\x05order\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.OrderH\x00\x12(\n\x07receipt\x18\x03 \x01(\x0b\x32\x15.barnraise.v1.ReceiptH\x00\x12,\n\tdismissal\x18\x04 \x01(\x0b\x32\x17.barnraise.v1.DismissalH\x00\x42\x06\n\x04said\"Y\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\x12\r\n\x05\x63lock\x18\x05 \x01(\x01\"\x98\x01\n\x05Order\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\r\n\x05group\x18\x06 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x07 \x01(\t\x12\x0b\n\x03ttl\x18\x08 \x01(\x01\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x0c\n\x04size\x18\n \x01(\x04\"\x1c\n\x07Receipt\x12\x11\n\tstatement\x18\x01 \x01(\x0c\"&\n\tDismissal\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"`\n\nFromMember\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.barnraise.v1.OfferH\x00\x12$\n\x05piece\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.PieceH\x00\x42\x06\n\x04said\"]\n\x05Offer\x12\r\n\x05order\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\x0c\x12!\n\x05parts\x18\x04 \x03(\x0b\x32\x12.barnraise.v1.Part\"$\n\x04Part\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"5\n\x05Piece\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"`\n\x08ToMember\x12&\n\x06wanted\x18\x01 \x01(\x0b\x32\x14.barnraise.v1.WantedH\x00\x12$\n\x05taken\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.TakenH\x00\x42\x06\n\x04said\"+\n\x06Wanted\x12!\n\x05parts\x18\x01 \x03(\x0b\x32\x12.barnraise.v1.Want\"&\n\x04Want\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x07\n\x05Taken2\x89\x01\n\tEnrolment\x12=\n\x05\x45nrol\x12\x1a.barnraise.v1.EnrolRequest\x1a\x18.barnraise.v1.EnrolReply\x12=\n\x05Renew\x12\x1a.barnraise.v1.RenewRequest\x1a\x18.barnraise.v1.EnrolReply2E\n\x07Session\x12:\n\x06\x41ttend\x12\x16.barnraise.v1.FromNode\x1a\x14.barnraise.v1.ToNode(\x01\x30\x01\x32\x87\x01\n\x08\x45xchange\x12:\n\x05\x46\x65tch\x12\x1a.barnraise.v1.FetchRequest\x1a\x13.barnraise.v1.Chunk0\x01\x12?\n\x07\x44\x65liver\x12\x18.barnraise.v1.FromMember\x1a\x16.barnraise.v1.ToMember(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$barnraise/protocols/federation.proto\x12\x0c\x62\x61rnraise.v1\"c\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\">\n\x0cRenewRequest\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"Y\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0f\n\x07log_key\x18\x04 \x01(\t\"\x8a\x01\n\x08\x46romNode\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.barnraise.v1.HelloH\x00\x12$\n\x05state\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.StateH\x00\x12*\n\x08progress\x18\x03 \x01(\x0b\x32\x16.barnraise.v1.ProgressH\x00\x42\x06\n\x04said\"A\n\x05Hello\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x63lock\x18\x04 \x01(\x01\"%\n\x05State\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\t\"D\n\x08Progress\x12\r\n\x05order\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"\xe6\x01\n\x06ToNode\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.barnraise.v1.WelcomeH\x00\x12$\n\x05order\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.OrderH\x00\x12(\n\x07receipt\x18\x03 \x01(\x0b\x32\x15.barnraise.v1.ReceiptH\x00\x12,\n\tdismissal\x18\x04 \x01(\x0b\x32\x17.barnraise.v1.DismissalH\x00\x12,\n\twithdrawn\x18\n \x01(\x0b\x32\x17.barnraise.v1.WithdrawnH\x00\x42\x06\n\x04said\"Y\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\x12\r\n\x05\x63lock\x18\x05 \x01(\x01\"\x98\x01\n\x05Order\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\r\n\x05group\x18\x06 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x07 \x01(\t\x12\x0b\n\x03ttl\x18\x08 \x01(\x01\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x0c\n\x04size\x18\n \x01(\x04\"\x1c\n\x07Receipt\x12\x11\n\tstatement\x18\x01 \x01(\x0c\"\x1a\n\tWithdrawn\x12\r\n\x05order\x18\x01 \x01(\t\"&\n\tDismissal\x12\x0b\n\x03why\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"`\n\nFromMember\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.barnraise.v1.OfferH\x00\x12$\n\x05piece\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.PieceH\x00\x42\x06\n\x04said\"]\n\x05Offer\x12\r\n\x05order\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\x0c\x12!\n\x05parts\x18\x04 \x03(\x0b\x32\x12.barnraise.v1.Part\"$\n\x04Part\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"5\n\x05Piece\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"`\n\x08ToMember\x12&\n\x06wanted\x18\x01 \x01(\x0b\x32\x14.barnraise.v1.WantedH\x00\x12$\n\x05taken\x18\x02 \x01(\x0b\x32\x13.barnraise.v1.TakenH\x00\x42\x06\n\x04said\"+\n\x06Wanted\x12!\n\x05parts\x18\x01 \x03(\x0b\x32\x12.barnraise.v1.Want\"&\n\x04Want\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x07\n\x05Taken2\x89\x01\n\tEnrolment\x12=\n\x05\x45nrol\x12\x1a.barnraise.v1.EnrolRequest\x1a\x18.barnraise.v1.EnrolReply\x12=\n\x05Renew\x12\x1a.barnraise.v1.RenewRequest\x1a\x18.barnraise.v1.EnrolReply2E\n\x07Session\x12:\n\x06\x41ttend\x12\x16.barnraise.v1.FromNode\x1a\x14.barnraise.v1.ToNode(\x01\x30\x01\x32\x87\x01\n\x08\x45xchange\x12:\n\x05\x46\x65tch\x12\x1a.barnraise.v1.FetchRequest\x1a\x13.barnraise.v1.Chunk0\x01\x12?\n\x07\x44\x65liver\x12\x18.barnraise.v1.FromMember\x1a\x16.barnraise.v1.ToMember(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,39 +46,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROGRESS']._serialized_start=557
   _globals['_PROGRESS']._serialized_end=625
   _globals['_TONODE']._serialized_start=628
-  _globals['_TONODE']._serialized_end=812
-  _globals['_WELCOME']._serialized_start=814
-  _globals['_WELCOME']._serialized_end=903
-  _globals['_ORDER']._serialized_start=906
-  _globals['_ORDER']._serialized_end=1058
-  _globals['_RECEIPT']._serialized_start=1060
-  _globals['_RECEIPT']._serialized_end=1088
-  _globals['_DISMISSAL']._serialized_start=1090
-  _globals['_DISMISSAL']._serialized_end=1128
-  _globals['_FETCHREQUEST']._serialized_start=1130
-  _globals['_FETCHREQUEST']._serialized_end=1176
-  _globals['_CHUNK']._serialized_start=1178
-  _globals['_CHUNK']._serialized_end=1199
-  _globals['_FROMMEMBER']._serialized_start=1201
-  _globals['_FROMMEMBER']._serialized_end=1297
-  _globals['_OFFER']._serialized_start=1299
-  _globals['_OFFER']._serialized_end=1392
-  _globals['_PART']._serialized_start=1394
-  _globals['_PART']._serialized_end=1430
-  _globals['_PIECE']._serialized_start=1432
-  _globals['_PIECE']._serialized_end=1485
-  _globals['_TOMEMBER']._serialized_start=1487
-  _globals['_TOMEMBER']._serialized_end=1583
-  _globals['_WANTED']._serialized_start=1585
-  _globals['_WANTED']._serialized_end=1628
-  _globals['_WANT']._serialized_start=1630
-  _globals['_WANT']._serialized_end=1668
-  _globals['_TAKEN']._serialized_start=1670
-  _globals['_TAKEN']._serialized_end=1677
-  _globals['_ENROLMENT']._serialized_start=1680
-  _globals['_ENROLMENT']._serialized_end=1817
-  _globals['_SESSION']._serialized_start=1819
-  _globals['_SESSION']._serialized_end=1888
-  _globals['_EXCHANGE']._serialized_start=1891
-  _globals['_EXCHANGE']._serialized_end=2026
+  _globals['_TONODE']._serialized_end=858
+  _globals['_WELCOME']._serialized_start=860
+  _globals['_WELCOME']._serialized_end=949
+  _globals['_ORDER']._serialized_start=952
+  _globals['_ORDER']._serialized_end=1104
+  _globals['_RECEIPT']._serialized_start=1106
+  _globals['_RECEIPT']._serialized_end=1134
+  _globals['_WITHDRAWN']._serialized_start=1136
+  _globals['_WITHDRAWN']._serialized_end=1162
+  _globals['_DISMISSAL']._serialized_start=1164
+  _globals['_DISMISSAL']._serialized_end=1202
+  _globals['_FETCHREQUEST']._serialized_start=1204
+  _globals['_FETCHREQUEST']._serialized_end=1250
+  _globals['_CHUNK']._serialized_start=1252
+  _globals['_CHUNK']._serialized_end=1273
+  _globals['_FROMMEMBER']._serialized_start=1275
+  _globals['_FROMMEMBER']._serialized_end=1371
+  _globals['_OFFER']._serialized_start=1373
+  _globals['_OFFER']._serialized_end=1466
+  _globals['_PART']._serialized_start=1468
+  _globals['_PART']._serialized_end=1504
+  _globals['_PIECE']._serialized_start=1506
+  _globals['_PIECE']._serialized_end=1559
+  _globals['_TOMEMBER']._serialized_start=1561
+  _globals['_TOMEMBER']._serialized_end=1657
+  _globals['_WANTED']._serialized_start=1659
+  _globals['_WANTED']._serialized_end=1702
+  _globals['_WANT']._serialized_start=1704
+  _globals['_WANT']._serialized_end=1742
+  _globals['_TAKEN']._serialized_start=1744
+  _globals['_TAKEN']._serialized_end=1751
+  _globals['_ENROLMENT']._serialized_start=1754
+  _globals['_ENROLMENT']._serialized_end=1891
+  _globals['_SESSION']._serialized_start=1893
+  _globals['_SESSION']._serialized_end=1962
+  _globals['_EXCHANGE']._serialized_start=1965
+  _globals['_EXCHANGE']._serialized_end=2100
 # @@protoc_insertion_point(module_scope)

@@ -182,7 +182,7 @@ class State(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """idle, fetching, training, evaluating, answering, delivering, restarting"""
+    """idle, fetching, training, evaluating, answering, delivering, restarting, disk full"""
     order: _builtins.str
     def __init__(
         self,
@@ -235,6 +235,7 @@ class ToNode(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     DISMISSAL_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -243,6 +244,8 @@ class ToNode(_message.Message):
     def receipt(self) -> Global___Receipt: ...
     @_builtins.property
     def dismissal(self) -> Global___Dismissal: ...
+    @_builtins.property
+    def withdrawn(self) -> Global___Withdrawn: ...
     def __init__(
         self,
         *,
@@ -250,12 +253,13 @@ class ToNode(_message.Message):
         order: Global___Order | None = ...,
         receipt: Global___Receipt | None = ...,
         dismissal: Global___Dismissal | None = ...,
+        withdrawn: Global___Withdrawn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal"]  # noqa: Y015
+    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal", "withdrawn"]  # noqa: Y015
     _WhichOneofArgType_said: _TypeAlias = _typing.Literal["said", b"said"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_said) -> _WhichOneofReturnType_said | None: ...
 
@@ -362,6 +366,27 @@ class Receipt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class Withdrawn(_message.Message):
+    """The batch of this order is closed: a node that has not begun it lets it go. A reply is late."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    order: _builtins.str
+    def __init__(
+        self,
+        *,
+        order: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawn: _TypeAlias = Withdrawn  # noqa: Y015
 
 @_typing.final
 class Dismissal(_message.Message):
