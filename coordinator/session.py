@@ -27,9 +27,8 @@ from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.desk import Desk, Part, Sent, Told
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.exchange import Exchange, Handed, Office
-from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
-from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
 from barnraise.coordinator.presence import RESTARTING, Presence
 from barnraise.protocols import canonical, statements
 from barnraise.protocols.blobs import BlobStore
@@ -57,15 +56,13 @@ VerdictOf = Callable[[str, str], Receipt | None]
 class Settings:
     """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
 
-    `folder` holds replies on their way in; it must be on the blob store's file system. `size_cap` is that
-    of the run's `Terms`. A node that has not read its last messages for `patience` seconds is cut when
-    there are more.
+    `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
+    not read its last messages for `patience` seconds is cut when there are more.
     """
 
     folder: Path
     address: str = "127.0.0.1:0"
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
-    size_cap: int | None = None
     patience: float = 30.0
     durable: bool = True
 
@@ -185,8 +182,7 @@ class SessionFleet:
 
     def _sent(self, order: Order) -> Sent:
         parts = self._plan(order.content)
-        size = sum(part.size for part in parts)
-        return Sent(order, parts, self.settings.size_cap or SIZE_FACTOR * size + SIZE_FLOOR)
+        return Sent(order, parts, order.cap or reply_cap(sum(part.size for part in parts)))
 
     def _plan(self, content: str) -> tuple[Part, ...]:
         """The content's envelope and blobs; what is not a file comes with its bytes."""

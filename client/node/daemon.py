@@ -133,6 +133,7 @@ def _site(home: Path, approval: Approval) -> Site:
     keys, membership = NodeKeys.open(home), Membership.read(home)
     if membership is None:
         raise not_enrolled(home)
+    keys.channel_credentials()
     if membership.federation != approval.federation:
         raise BarnraiseError(
             "N302",
