@@ -23,9 +23,12 @@ from barnraise.coordinator.desk import Desk, Part, Standing
 from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.incoming import Arrival, Offer
 from barnraise.coordinator.presence import Presence, percent
+from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.transfers import CHUNK
+
+Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Exchange(ExchangeServicer):
 
     # --- out ---------------------------------------------------------------------------------------
 
-    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
-        """The bytes from `offset` on. N209 unless an open order of the caller names them."""
+    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> Iterator[bytes]:  # type: ignore[override]
+        """The bytes from `offset` on, as chunks. N209 unless an open order of the caller names them."""
         name, desk = self._office.desk()
         part = desk.part(request.digest)
         if part is None:
@@ -88,7 +91,7 @@ class Exchange(ExchangeServicer):
         at = request.offset
         for data in self._read(part, at):
             at += len(data)
-            yield pb.Chunk(data=data)
+            yield bulk.chunk(data)
             self._office.presence.detail(name, "fetching", percent(at, part.size))
 
     def _read(self, part: Part, at: int) -> Iterator[bytes]:
@@ -108,12 +111,12 @@ class Exchange(ExchangeServicer):
     # --- in ----------------------------------------------------------------------------------------
 
     def Deliver(
-        self, request_iterator: Iterator[pb.FromMember], context: grpc.ServicerContext
+        self, request_iterator: Iterator[Said], context: grpc.ServicerContext
     ) -> Iterator[pb.ToMember]:
         """Offer, Wanted, pieces, Taken. Of a reply that is not needed any more nothing is wanted."""
         name, desk = self._office.desk()
         first = next(request_iterator, None)
-        if first is None or first.WhichOneof("said") != "offer":
+        if not isinstance(first, pb.FromMember) or first.WhichOneof("said") != "offer":
             raise refusals.nonsense("a delivery begins with its offer")
         offer = Offer.of(first.offer)
         standing = self._standing(name, desk, offer.order)
@@ -141,7 +144,7 @@ class Exchange(ExchangeServicer):
         raise refusals.unknown_order()
 
     def _take_in(
-        self, name: str, desk: Desk, offer: Offer, cap: int, pieces: Iterator[pb.FromMember]
+        self, name: str, desk: Desk, offer: Offer, cap: int, pieces: Iterator[Said]
     ) -> Iterator[pb.ToMember]:
         if offer.size > cap:
             self._hand_in(name, desk, offer, offer.claimed(cap), {})
@@ -174,11 +177,11 @@ class Exchange(ExchangeServicer):
             )
 
     @staticmethod
-    def _piece(pieces: Iterator[pb.FromMember]) -> pb.Piece:
+    def _piece(pieces: Iterator[Said]) -> bulk.Piece:
         said = next(pieces, None)
-        if said is None or said.WhichOneof("said") != "piece":
+        if not isinstance(said, bulk.Piece):
             raise refusals.nonsense("the delivery ended before its last piece")
-        return said.piece
+        return said
 
     def _hand_in(
         self, name: str, desk: Desk, offer: Offer, size: int, files: Mapping[str, Path]

@@ -133,7 +133,7 @@ class Arrival:
     def complete(self) -> bool:
         return not self._flows
 
-    def piece(self, digest: str, offset: int, data: bytes) -> None:
+    def piece(self, digest: str, offset: int, data: bytes | memoryview) -> None:
         """Take the next piece. `Refused` if it is not the next (N207) or ends a wrong part (N208)."""
         if self.complete:
             raise refusals.out_of_place("a piece after the last")
@@ -150,7 +150,7 @@ class Arrival:
         if flow.whole:
             self._finish(flow)
 
-    def _write(self, flow: _Flow, data: bytes) -> None:
+    def _write(self, flow: _Flow, data: bytes | memoryview) -> None:
         if self._fd < 0:
             self._fd = os.open(flow.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         view = memoryview(data)

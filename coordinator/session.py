@@ -30,18 +30,16 @@ from barnraise.coordinator.exchange import Exchange, Handed, Office
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.presence import RESTARTING, Presence
-from barnraise.protocols import canonical, statements
+from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import (
-    add_ExchangeServicer_to_server,
-    add_SessionServicer_to_server,
-)
+from barnraise.protocols.federation_pb2_grpc import add_SessionServicer_to_server
 from barnraise.protocols.identity import Member
 from barnraise.protocols.transfers import SERVER_OPTIONS
 
 __all__ = ["Running", "SessionFleet", "Settings"]
 
+KEPT_FREE = 16 << 20  # bytes of memory that are not given back after a transfer
 NAMED = 8  # members that a wait names
 PLANS = 64  # contents whose parts are remembered
 LONGEST = 3600.0  # seconds of one wait, which then goes on
@@ -121,6 +119,7 @@ class SessionFleet:
 
     def serve(self) -> int:
         """Listen; returns the port. N118 if it cannot be had."""
+        allocator.settle(KEPT_FREE)
         threads = ThreadPoolExecutor(16 + 8 * len(self._members), "session")
         server = grpc.server(
             threads,
@@ -128,7 +127,7 @@ class SessionFleet:
             options=SERVER_OPTIONS,
         )
         add_SessionServicer_to_server(self._attendance, server)
-        add_ExchangeServicer_to_server(self._exchange, server)
+        bulk.add_exchange(self._exchange, server)
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:

@@ -29,12 +29,13 @@ from barnraise.client.node.link import OPTIONS
 from barnraise.client.node.logs import node_log
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Node, Site, Stop
-from barnraise.protocols import files, pki, statements
+from barnraise.protocols import allocator, files, pki, statements
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
 from barnraise.protocols.invite import Invite
 
 INVITE = "invite.txt"
+KEPT_FREE = 64 << 20  # bytes of memory that are not given back after a transfer
 RENEWAL_EVERY = 60.0  # seconds between two looks at the certificate
 
 
@@ -47,6 +48,7 @@ def main(node_dir: Path, parent: int | None = None) -> int:
     if parent is not None:
         sandbox.end_with_parent(signal.SIGKILL, parent)
     sandbox.keep_memory_private()
+    allocator.settle(KEPT_FREE)
     home = node_dir.absolute()
     mail = Mailbox()
     for number in (signal.SIGTERM, signal.SIGINT):

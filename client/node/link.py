@@ -15,8 +15,9 @@ import grpc
 
 from barnraise.client.node.backoff import delay
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.bulk import BulkStub
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import ExchangeStub, SessionStub
+from barnraise.protocols.federation_pb2_grpc import SessionStub
 from barnraise.protocols.transfers import CHANNEL_OPTIONS
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
@@ -97,10 +98,10 @@ class Link:
         if channel is not None:
             channel.close()
 
-    def exchange(self) -> ExchangeStub | None:
+    def exchange(self) -> BulkStub | None:
         """For transfers over the connection of now; None if there is none."""
         with self._lock:
-            return None if self._channel is None else ExchangeStub(self._channel)
+            return None if self._channel is None else BulkStub(self._channel)
 
     def state(self, state: str, order: str) -> None:
         """Say this in the session of now, and at the beginning of each that follows."""

@@ -6,6 +6,7 @@ Bytes are hashed while they flow; no size that the other side names is believed.
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,9 @@ from typing import Any, Protocol
 
 import grpc
 
+from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import ContentError, Envelope
-from barnraise.protocols.federation_pb2_grpc import ExchangeStub
 from barnraise.protocols.transfers import CHUNK
 
 ENVELOPE = 256 << 20  # bytes of the largest envelope that is read into memory
@@ -77,7 +78,7 @@ class Shelf(Protocol):
     def read(self, digest: str) -> bytes: ...
 
 
-def fetch(stub: ExchangeStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
+def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
     """Fetch what is missing of a content into `shelf.partial`; the digests of what is complete there.
 
     `size` is the most that all of it may have, in bytes. Raises `Failed` or `Refused`.
@@ -99,7 +100,7 @@ def fetch(stub: ExchangeStub, content: str, size: int, shelf: Shelf, moved: Move
 
 
 class _Fetch:
-    def __init__(self, stub: ExchangeStub, size: int, shelf: Shelf, moved: Moved) -> None:
+    def __init__(self, stub: bulk.BulkStub, size: int, shelf: Shelf, moved: Moved) -> None:
         self._stub, self._size, self._shelf, self._moved = stub, size, shelf, moved
         self._all = 0
         self.complete: list[str] = []
@@ -119,7 +120,7 @@ class _Fetch:
     def _rest(
         self,
         digest: str,
-        write: Callable[[bytes], int],
+        write: Callable[[bulk.Data], int],
         hasher: hashlib._Hash,
         at: int,
         most: int,
@@ -127,16 +128,16 @@ class _Fetch:
     ) -> None:
         call = _called(self._stub.Fetch, pb.FetchRequest(digest=digest, offset=at))
         try:
-            for chunk in call:
-                at += len(chunk.data)
-                if len(chunk.data) > CHUNK or at > most or self._all + len(chunk.data) > self._size:
+            for data in call:
+                at += len(data)
+                if len(data) > CHUNK or at > most or self._all + len(data) > self._size:
                     path.unlink()
                     raise Failed(
                         f"{digest} goes on beyond the {self._size} bytes that were announced"
                     )
-                hasher.update(chunk.data)
-                _write(write, chunk.data)
-                self._take(len(chunk.data))
+                hasher.update(data)
+                _write(write, data)
+                self._take(len(data))
         finally:
             call.cancel()
         if "sha256:" + hasher.hexdigest() != digest:
@@ -153,10 +154,10 @@ def _hash_of(path: Path) -> hashlib._Hash:
         return hashlib.file_digest(file, "sha256")
 
 
-def _write(write: Callable[[bytes], int], data: bytes) -> None:
+def _write(write: Callable[[bulk.Data], int], data: bulk.Data) -> None:
     view = memoryview(data)
     while view:
-        view = view[write(view) :]  # type: ignore[arg-type]
+        view = view[write(view) :]
 
 
 # --- delivering -------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class Part:
 
 
 def deliver(
-    stub: ExchangeStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
+    stub: bulk.BulkStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
 ) -> None:
     """Offer a reply, send what of it is wanted, and return when it is taken in.
 
@@ -219,8 +220,8 @@ class _Delivery:
     def end(self) -> None:
         self._wanted.put(None)
 
-    def said(self) -> Iterator[pb.FromMember]:
-        yield pb.FromMember(offer=self._offer)
+    def said(self) -> Iterator[bytes]:
+        yield pb.FromMember(offer=self._offer).SerializeToString()
         wanted = self._wanted.get()
         if not wanted:
             return
@@ -228,21 +229,20 @@ class _Delivery:
         sent = total - sum(self._parts[want.digest].size - want.offset for want in wanted)
         try:
             for want in wanted:
-                for piece in _pieces(self._parts[want.digest], want.offset):
-                    yield pb.FromMember(piece=piece)
-                    sent += len(piece.data)
+                for offset, data in _pieces(self._parts[want.digest], want.offset):
+                    yield bulk.piece(want.digest, offset, data)
+                    sent += len(data)
                     self._moved(sent, total)
         except OSError as error:
             self.problem = error
             raise
 
 
-def _pieces(part: Part, offset: int) -> Iterator[pb.Piece]:
+def _pieces(part: Part, offset: int) -> Iterator[tuple[int, bytes]]:
     with part.path.open("rb", buffering=0) as file:
-        file.seek(offset)
         while offset < part.size:
-            data = file.read(min(CHUNK, part.size - offset))
+            data = os.pread(file.fileno(), min(CHUNK, part.size - offset), offset)
             if not data:
                 raise OSError(f"{part.path} is shorter than it was")
-            yield pb.Piece(digest=part.digest, offset=offset, data=data)
+            yield offset, data
             offset += len(data)

@@ -332,8 +332,8 @@ class Stream:
     def __init__(self, chunks: Sequence[bytes], end: Exception | None) -> None:
         self._chunks, self._end = chunks, end
 
-    def __iter__(self) -> Iterator[pb.Chunk]:
-        yield from (pb.Chunk(data=data) for data in self._chunks)
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
         if self._end is not None:
             raise self._end
 

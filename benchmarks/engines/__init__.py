@@ -1,0 +1,1 @@
+"""What `rounds.py` times: Barnraise, Flower's SuperLink, and what the machine itself allows."""
