@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from barnraise.protocols.flower import Header
 from barnraise.protocols.identity import Member
 
 SIZE_FACTOR, SIZE_FLOOR = 4, 64 << 20
+T = TypeVar("T")
 
 
 def reply_cap(size: int, most: int | None = None) -> int:
@@ -104,5 +105,9 @@ class Fleet(Protocol):
         ...
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> None: ...
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        """Do what the record needs written; a fleet that serves others waits for room on a full disk."""
+        ...
 
     def close(self) -> None: ...

@@ -11,12 +11,12 @@ Who owns what:
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -30,6 +30,7 @@ from barnraise.coordinator.exchange import Exchange, Handed, Office
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.presence import RESTARTING, Presence
+from barnraise.coordinator.room import HEADROOM, Room
 from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
@@ -47,6 +48,7 @@ NAMED = 8  # more members than these are counted
 STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
+T = TypeVar("T")
 VerdictOf = Callable[[str, str], Receipt | None]
 
 
@@ -55,7 +57,8 @@ class Settings:
     """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
 
     `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
-    not read its last messages for `patience` seconds is cut when there are more.
+    not read its last messages for `patience` seconds is cut when there are more. Replies leave `headroom`
+    bytes of the disk to the record.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Settings:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     patience: float = 30.0
     durable: bool = True
+    headroom: int = HEADROOM
 
 
 class SessionFleet:
@@ -96,6 +100,7 @@ class SessionFleet:
         self._revoked = {m.name for m in members if authority.revoked(m)}
         self._stirred = False  # something changed that the Grid should look at
         self._live = False  # the Grid has replayed its journal
+        self._room = Room(settings.folder.parent, self._ring, headroom=settings.headroom)
         self._desks = {name: Desk(self.now) for name in self._members}
         self._presence = Presence(self._members, self.now, self._ring)
         self.calls = Calls()
@@ -109,6 +114,7 @@ class SessionFleet:
             self._hand_in,
             self._is_live,
             settings.durable,
+            self._room,
         )
         self._attendance = Attendance(running, self.office, self._has_attended)
         self._exchange = Exchange(self.office)
@@ -164,7 +170,11 @@ class SessionFleet:
             return [m for name, m in self._members.items() if name not in self._revoked]
 
     def now(self) -> float:
-        return time.monotonic()
+        """Seconds, without those in which a full disk kept the record from going on."""
+        return self._room.now()
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        return self._room.patiently(act, self.watch)
 
     def dispatch(self, orders: Sequence[Order]) -> None:
         """Put the orders on their members' desks; a member that does not read is cut, and may return."""
@@ -284,12 +294,15 @@ class SessionFleet:
                 if ready() or self._stirred or (until is not None and now >= until):
                     self._stirred = False
                     return
-                limits = [t for t in (until, self._presence.next_due()) if t is not None]
-                self._bell.wait(min(max(min(limits) - now, 0.0), LONGEST) if limits else None)
+                due = [t - now for t in (until, self._presence.next_due()) if t is not None]
+                limits = [*due, look] if (look := self._room.next_look()) is not None else due
+                self._bell.wait(min(max(min(limits), 0.0), LONGEST) if limits else None)
 
     def _tell(self) -> None:
         for state in self._presence.due():
             self.watch(state)
+        for news in self._room.news():
+            self.watch(news)
 
     # --- called from the threads of calls ----------------------------------------------------------
 
