@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from barnraise.coordinator import batches, events
 from barnraise.coordinator.answers import Answers
 from barnraise.coordinator.batches import Batch, Draft, diverged, number_orders
+from barnraise.coordinator.cooling import Cooling
 from barnraise.coordinator.evidence import HashOnly, StoredEvidence
 from barnraise.coordinator.fleet import Fleet, Order
 from barnraise.coordinator.intake import REMEMBERED, Demands
@@ -65,6 +66,7 @@ class DurableGrid(Grid):
         self._roster = Roster(members)
         evidence = StoredEvidence(blobs)
         self._answers = Answers(terms.run_id, blobs, evidence)
+        self._cooling = Cooling(blobs, evidence)
         self._open: dict[int, Batch] = {}
         self._live: Live | None = None
         if fleet is not None:
@@ -353,6 +355,7 @@ class DurableGrid(Grid):
         self._log.write(("batch.sent", batches.sent_body(batch)))
         self._open[batch.number] = batch
         self._live.dispatch(batch, self.demands)
+        self._cooling.now_that(self._open.values())
         return batch
 
     def _recall(self, batch: Batch, body: Mapping[str, Any]) -> Batch:
@@ -420,6 +423,7 @@ class DurableGrid(Grid):
     def _finish(self, batch: Batch, *, replayed: bool) -> None:
         """The app is done with a closed batch: count it, tell of it, and let go of it."""
         self.tally.add(batch)
+        self._cooling.done(batch)
         self._open.pop(batch.number, None)
         if self._cursor is not None:
             self._cursor.batches.pop(batch.number, None)

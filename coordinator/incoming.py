@@ -19,6 +19,7 @@ from barnraise.coordinator import refusals
 from barnraise.coordinator.desk import Part
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.canonical import is_digest
+from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
@@ -124,6 +125,7 @@ class Arrival:
         self.total = sum(part.size for part in parts)
         self.done = self.total - sum(flow.part.size - flow.at for flow in self._flows)
         self._fd = -1
+        self._early: EarlyWriteback | None = None
 
     def wanted(self) -> list[tuple[str, int]]:
         """(digest, offset) of what is still to come, in the sequence in which it must."""
@@ -146,6 +148,8 @@ class Arrival:
         self._write(flow, data)
         flow.hasher.update(data)
         flow.at += len(data)
+        if self._durable and self._early is not None:
+            self._early.grown(flow.at)
         self.done += len(data)
         if flow.whole:
             self._finish(flow)
@@ -153,6 +157,7 @@ class Arrival:
     def _write(self, flow: _Flow, data: bytes | memoryview) -> None:
         if self._fd < 0:
             self._fd = os.open(flow.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            self._early = EarlyWriteback(self._fd, flow.at)
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]

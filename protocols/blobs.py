@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import fsync as _fsync
+from barnraise.protocols.pagecache import let_go
 from barnraise.protocols.tensors import Spec, open_blob
 
 T = TypeVar("T")
@@ -161,6 +162,11 @@ class BlobStore:
                 self._specs.clear()
             known = self._specs[digest] = open_blob(self.path(digest))
         return known
+
+    def let_go(self, digests: Iterable[str]) -> None:
+        """These blobs will not be read soon: their memory in the page cache may go."""
+        if self._durable:
+            let_go(self._final(digest) for digest in digests)
 
     def drop(self, digest: str) -> None:
         """Forget a blob that nothing names any more."""
