@@ -77,7 +77,12 @@ class NodeKeys:
         return pki.fingerprint(self.public_key)
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """mTLS towards the session port, with the certificate of this moment. Raises N115, N116."""
+        """mTLS towards the session port, with the certificate of this moment. Raises N115, N116.
+
+        What is no certificate is found here: gRPC would try it again and again without a word.
+        """
+        self.certificate()
+        _authority(self.directory / "ca.crt")
         return grpc.ssl_channel_credentials(
             root_certificates=read(self.directory / "ca.crt"),
             private_key=_pem(self.tls_key),
@@ -132,6 +137,13 @@ class Membership:
     def log_public_key(self) -> bytes:
         """The raw Ed25519 key that signs receipts, 32 bytes."""
         return notes.parse_verifier_key(self.log_key)[1]
+
+
+def _authority(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(read(path))
+    except ValueError:
+        raise damaged(path, "it holds no certificate") from None
 
 
 def read(path: Path) -> bytes:

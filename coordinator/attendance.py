@@ -16,7 +16,7 @@ from functools import partial
 import grpc
 
 from barnraise.coordinator import refusals
-from barnraise.coordinator.desk import Asked, Desk, Dismissed, Message, Sent, Told
+from barnraise.coordinator.desk import Asked, Desk, Dismissed, Message, Recalled, Sent, Told
 from barnraise.coordinator.exchange import Office
 from barnraise.coordinator.presence import ABSENT, OBJECTS, Presence, shown
 from barnraise.coordinator.prover import Prover, View
@@ -120,6 +120,8 @@ class Attendance(SessionServicer):
                 return pb.ToNode(receipt=pb.Receipt(statement=message.statement, evidence=evidence))
             case Asked():
                 return pb.ToNode(evidence=view.last() if view is not None else None)
+            case Recalled():
+                return pb.ToNode(withdrawn=pb.Withdrawn(order=message.id))
             case Dismissed():
                 return pb.ToNode(dismissal=pb.Dismissal(why=message.why, text=message.text))
             case Sent():

@@ -25,7 +25,7 @@ class RunBlobs(BlobStore):
 
     def sync(self) -> None:
         super().sync()
-        self._envelopes.sync()
+        self.patiently(self._envelopes.sync)
 
     def has(self, digest: str) -> bool:
         return super().has(digest) or self._envelopes.read(digest) is not None

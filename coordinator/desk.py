@@ -18,6 +18,7 @@ from barnraise.coordinator.fleet import Order
 HANDFUL = 16  # messages that a session takes at a time
 RECEIPTS = 64  # a member's last receipts, told again to each new session
 WITHDRAWN = 4096  # orders of closed batches that may still be answered, of one member
+RECALLED = 64  # of those, the last that each new session is told of
 
 Standing = Literal["open", "taken", "withdrawn", "judged", "unknown"]
 
@@ -64,6 +65,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Recalled:
+    """The order `id` need not be begun any more: its batch is closed."""
+
+    id: str
+
+
+@dataclass(frozen=True)
 class Dismissed:
     """The last that a session hears: displaced, revoked, finished."""
 
@@ -71,7 +79,7 @@ class Dismissed:
     text: str
 
 
-Message = Sent | Told | Asked | Dismissed
+Message = Sent | Told | Asked | Recalled | Dismissed
 
 
 class Desk:
@@ -91,7 +99,7 @@ class Desk:
         self._receipts: OrderedDict[str, Told] = OrderedDict()
         self._serial = self._session = 0
         self._willing = False
-        self._todo: OrderedDict[str, Sent | Told | Asked] = OrderedDict()
+        self._todo: OrderedDict[str, Sent | Told | Asked | Recalled] = OrderedDict()
         self._busy_since: float | None = None
         self._last: dict[int, Dismissed] = {}
         self._alive: set[int] = set()
@@ -108,13 +116,18 @@ class Desk:
                 self._tell(one)
 
     def withdraw(self, orders: Iterable[str]) -> None:
-        """Their batch is closed. A reply may still come and is late; no new session hears of them."""
+        """Their batch is closed. A reply may still come and is late; who was told of them hears it."""
         with self._changed:
             for order in orders:
+                unheard = order in self._todo
                 self._drop(order)
                 self._withdrawn[order] = None
+                if not unheard:
+                    self._tell(Recalled(order))
             while len(self._withdrawn) > WITHDRAWN:
-                self._taken.discard(self._withdrawn.popitem(last=False)[0])
+                oldest = self._withdrawn.popitem(last=False)[0]
+                self._taken.discard(oldest)
+                self._todo.pop(oldest, None)
 
     def receipt(self, told: Told) -> None:
         """A verdict is on disk; the member hears it, now or when it attends."""
@@ -134,7 +147,7 @@ class Desk:
             self._tell(Asked())
             return bool(self._session)
 
-    def _tell(self, message: Sent | Told | Asked) -> None:
+    def _tell(self, message: Sent | Told | Asked | Recalled) -> None:
         if self._session and self._willing:
             self._todo[message.id] = message
             self._changed.notify_all()
@@ -205,6 +218,8 @@ class Desk:
                 self._tell(sent)
             for told in self._receipts.values():
                 self._tell(told)
+            for order in list(self._withdrawn)[-RECALLED:]:
+                self._tell(Recalled(order))
             self._changed.notify_all()
             return self._serial
 

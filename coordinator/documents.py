@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS documents (
     digest TEXT PRIMARY KEY, bytes BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+_INSERT = "INSERT OR IGNORE INTO documents VALUES (?, ?)"
 
 
 class Documents:
@@ -40,9 +41,14 @@ class Documents:
             return
         with sqlite_errors(self._path):
             db = self._opened()
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR IGNORE INTO documents VALUES (?, ?)", self._pending.items())
-            db.execute("COMMIT")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                db.executemany(_INSERT, self._pending.items())
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
         self._pending.clear()
 
     def read(self, name: str) -> bytes | None:
@@ -73,8 +79,16 @@ class Documents:
         if self._db is None and self._read_only:
             self._db = connect_read_only(self._path)
         elif self._db is None:
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
-            self._db.executescript(_SCHEMA)
+            self._db = self._made()
         return self._db
+
+    def _made(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
+            db.executescript(_SCHEMA)
+        except BaseException:
+            db.close()
+            raise
+        return db

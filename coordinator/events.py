@@ -121,6 +121,28 @@ class Waiting:
         return f"{since}; closes in {span(self.left - later)} {self.then}"
 
 
+@dataclass(frozen=True)
+class DiskFull:
+    """The disk under `folder` has `free` bytes where `needed` are wanted; there is room again if that is 0.
+
+    Meanwhile replies are not taken in, and members keep theirs; nothing is lost and nothing ends.
+    """
+
+    folder: Path
+    free: int
+    needed: int
+
+    @property
+    def text(self) -> str:
+        has = f"the disk of {self.folder} has {self.free / 1e6:.1f} MB free"
+        if not self.needed:
+            return f"{has}: it goes on"
+        return (
+            f"{has} and needs {self.needed / 1e6:.1f} MB: replies wait with their members, nothing is lost; "
+            "it goes on by itself when there is room"
+        )
+
+
 def span(seconds: float) -> str:
     """`12 s`, `12 min`, `12.0 h`."""
     whole = max(0, round(seconds))
@@ -156,6 +178,7 @@ Event = (
     | BatchClosed
     | Sealed
     | Waiting
+    | DiskFull
     | RunClosed
     | Witnessed
 )

@@ -7,7 +7,6 @@ and delivers to its own orders; at most one piece of each call is in memory.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,10 @@ from barnraise.coordinator.desk import Desk, Part, Standing
 from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.incoming import Arrival, Offer
 from barnraise.coordinator.presence import Presence, percent
+from barnraise.coordinator.room import Claim, Room, is_full
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.transfers import CHUNK
 
@@ -45,6 +46,7 @@ class Office:
 
     `file_of` says where a durable blob lies. `judged` looks for a verdict on record and has its receipt
     told; `hand_in` gives the Grid's thread a reply; `live` says whether the Grid has replayed its journal.
+    `room` is the disk's.
     """
 
     desks: Mapping[str, Desk]
@@ -56,6 +58,7 @@ class Office:
     hand_in: Callable[[Handed], None]
     live: Callable[[], bool]
     durable: bool
+    room: Room
 
     def desk(self) -> tuple[str, Desk]:
         """The caller's name and desk; `Refused` (N202) if it is not admitted to the run."""
@@ -135,7 +138,9 @@ class Exchange(ExchangeServicer):
         if standing != "unknown":
             return standing
         live = self._office.live()
-        if self._office.judged(name, order):
+        with self._disk_refusals():
+            judged = self._office.judged(name, order)
+        if judged:
             return "taken"
         if not live:
             raise refusals.not_now("the run is being replayed")
@@ -149,13 +154,14 @@ class Exchange(ExchangeServicer):
         if offer.size > cap:
             self._hand_in(name, desk, offer, offer.claimed(cap), {})
             raise refusals.too_large(offer.size, cap)
-        with closing(self._arrival(name, desk, offer)) as arrival:
+        with closing(self._arrival(name, desk, offer)) as arrival, self._claim(arrival) as claim:
             wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
             yield pb.ToMember(wanted=pb.Wanted(parts=wants))
             while not arrival.complete:
                 piece = self._piece(pieces)
-                with disk_refusals():
+                with self._disk_refusals():
                     arrival.piece(piece.digest, piece.offset, piece.data)
+                claim.spent(len(piece.data))
                 self._office.presence.detail(
                     name, "delivering", percent(arrival.done, arrival.total)
                 )
@@ -167,7 +173,7 @@ class Exchange(ExchangeServicer):
             """The member had it from us, with the order, and it is still here."""
             return desk.part(digest) is not None and self._office.file_of(digest).is_file()
 
-        with disk_refusals():
+        with self._disk_refusals():
             return Arrival(
                 self._office.folder / name,
                 offer.parts,
@@ -175,6 +181,21 @@ class Exchange(ExchangeServicer):
                 clear=not desk.expects_verdict(),
                 durable=self._office.durable,
             )
+
+    def _claim(self, arrival: Arrival) -> Claim:
+        return self._office.room.claim(arrival.total - arrival.done)
+
+    @contextmanager
+    def _disk_refusals(self) -> Iterator[None]:
+        """N211 for what the disk says: the member keeps its reply and tries again."""
+        try:
+            yield
+        except (OSError, BarnraiseError) as error:
+            if is_full(error):
+                self._office.room.lacking(CHUNK)
+            raise refusals.not_now(
+                "the disk is full" if is_full(error) else "the disk failed"
+            ) from error
 
     @staticmethod
     def _piece(pieces: Iterator[Said]) -> bulk.Piece:
@@ -190,13 +211,3 @@ class Exchange(ExchangeServicer):
             at = self._office.now()
             delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
             self._office.hand_in(Handed(delivery, files))
-
-
-@contextmanager
-def disk_refusals() -> Iterator[None]:
-    """N211 for what the disk says: the member keeps its reply and tries again."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise refusals.not_now("the disk is full" if full else "the disk failed") from error

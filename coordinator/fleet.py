@@ -5,19 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from barnraise.protocols.flower import Header
 from barnraise.protocols.identity import Member
+
+SIZE_FACTOR, SIZE_FLOOR = 4, 64 << 20
+T = TypeVar("T")
+
+
+def reply_cap(size: int, most: int | None = None) -> int:
+    """How many bytes a reply to an order of `size` bytes may have: `most`, where the run says."""
+    return most or SIZE_FACTOR * size + SIZE_FLOOR
 
 
 @dataclass(frozen=True)
 class Order:
     """One message to one member. `content` is the digest of its envelope, a blob in the store.
 
-    `round` counts the run's train batches, this one included; it is no part of the identity.
+    `round` counts the run's train batches, this one included. `cap` is how many bytes a reply may have,
+    envelope and blobs; 0 where nobody has said (`reply_cap` then does). Neither is part of the identity.
     """
 
     id: str
@@ -29,6 +38,7 @@ class Order:
     ttl: float
     created: float
     round: int = 0
+    cap: int = 0
 
     def header(self, run_id: int) -> Header:
         return Header(
@@ -95,5 +105,9 @@ class Fleet(Protocol):
         ...
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> None: ...
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        """Do what the record needs written; a fleet that serves others waits for room on a full disk."""
+        ...
 
     def close(self) -> None: ...

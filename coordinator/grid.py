@@ -70,6 +70,7 @@ class DurableGrid(Grid):
         self._open: dict[int, Batch] = {}
         self._live: Live | None = None
         if fleet is not None:
+            blobs.patiently = log.patiently = fleet.patiently
             self._live = Live(terms, log, blobs, evidence, fleet, self._open, watcher)
         self._busy = threading.Lock()
         self._cursor: Cursor | None = Cursor(log, self._roster.members, start)
@@ -106,6 +107,8 @@ class DurableGrid(Grid):
             roster.asked()
             if self.live:
                 self._see_roster()
+                if self._live is not None and (waiting := roster.waits(self._live.now())):
+                    self._watch(waiting)
                 roster.check_stall(self.terms.stall_after)
             elif (names := roster.recorded(self._replaying(), self._operations)) is not None:
                 roster.show(names)

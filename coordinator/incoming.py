@@ -168,9 +168,17 @@ class Arrival:
             flow.path.unlink()
             raise refusals.wrong_bytes(flow.part.digest)
         if self._durable and flow.part.size > SMALL:
-            os.fsync(self._fd)
+            self._sync(flow)
         self.close()
         del self._flows[0]
+
+    def _sync(self, flow: _Flow) -> None:
+        """What could not be synced is dropped: a second fsync would not say so again."""
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            flow.path.unlink()
+            raise
 
     def close(self) -> None:
         if self._fd >= 0:

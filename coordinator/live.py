@@ -7,13 +7,13 @@ the app sees a reply (DESIGN §6). It knows the fleet, and nothing of replay or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from barnraise.coordinator import batches, events, rounds
 from barnraise.coordinator.batches import Batch
 from barnraise.coordinator.evidence import StoredEvidence
-from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
+from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt, reply_cap
 from barnraise.coordinator.intake import Demands, Expectation, Intake, Verdict, outliers
 from barnraise.coordinator.runlog import RunLog, verdict_fact
 from barnraise.coordinator.word import Word
@@ -21,7 +21,6 @@ from barnraise.protocols import statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Arrays
 
-SIZE_FACTOR, SIZE_FLOOR = 4, 64 << 20
 ENTERED = ("accepted", "refused", "late")  # the verdicts that are entries
 
 
@@ -100,9 +99,11 @@ class Live:
     def _expect(self, batch: Batch, demands: Demands) -> None:
         """Tell the intake what each reply must be; what is already judged stays judged."""
         plans: dict[str, tuple[int, dict[str, Any]]] = {}
-        for order in batch.orders.values():
+        for order in list(batch.orders.values()):
             if order.content not in plans:
                 plans[order.content] = self._plan(order)
+            cap = reply_cap(plans[order.content][0], self._terms.size_cap)
+            batch.orders[order.id] = order = replace(order, cap=cap)
             self._intake.open(self._expectation(batch, order, plans[order.content], demands))
         batch.sent_bytes = sum(plans[o.content][0] for o in batch.orders.values())
         for judged in batch.judged():
@@ -124,7 +125,7 @@ class Live:
     def _expectation(
         self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], demands: Demands
     ) -> Expectation:
-        terms, (size, arrays) = self._terms, plan
+        terms, (_, arrays) = self._terms, plan
         payload = statements.reply_payload(
             terms.federation, terms.run, order.id, "", statements.NO_POLICY
         )
@@ -136,7 +137,7 @@ class Live:
             order.member.name,
             order.member.public_key if self._fleet.signed else None,
             payload,
-            terms.size_cap or SIZE_FACTOR * size + SIZE_FLOOR,
+            order.cap,
             arrays,
             demands.weight if train else None,
             demands.coded if train else None,

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import UserConfig
@@ -33,6 +33,9 @@ from barnraise.protocols.flower import Handled
 from barnraise.protocols.randomness import derive
 
 COMMIT_EVERY = 0.2  # seconds of work that one commit may gather
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,9 @@ class LocalFleet:
 
     def dispatch(self, orders: Sequence[Order]) -> None:
         self._queue.extend((order, self._clock) for order in orders)
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        return act()
 
     def withdraw(self, orders: Mapping[str, str]) -> None:
         """Nothing to take back: a handler that was asked runs, and is late."""

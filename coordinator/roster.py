@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from barnraise.coordinator.events import Waiting
 from barnraise.coordinator.runlog import Cursor
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
+
+UNANSWERED = 4  # identical calls in a row, nothing sent between, that are no longer sampling
+ASKS = "it sends nothing until they are there; admit more, or lower its min_available_nodes"
 
 
 class Roster:
@@ -23,6 +27,7 @@ class Roster:
         self.names: list[str] = []
         self._calls = 0
         self._same = 0
+        self._since = 0.0
 
     def name_of(self, node_id: int) -> str | None:
         """The name of the member with this node id, on the roster or not."""
@@ -59,6 +64,15 @@ class Roster:
     def body(self, names: Sequence[str], operations: int) -> dict[str, Any]:
         """`roster.seen`."""
         return {"operations": operations, "call": self._calls, "members": list(names)}
+
+    def waits(self, now: float) -> Waiting | None:
+        """What is said when the app asks again and again and sends nothing: once in each wait (L10)."""
+        if self._same == 1:
+            self._since = now
+        if self._same != UNANSWERED:
+            return None
+        here = f"more members than the {len(self.names)} admitted"
+        return Waiting("the ServerApp", (here,), 0, now - self._since, None, ASKS)
 
     def check_stall(self, limit: int | None) -> None:
         """A202 at the `limit`-th identical call with no operation between."""

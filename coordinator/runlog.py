@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from barnraise.coordinator.batches import Batch, Draft, close, in_canonical_order, number_orders
 from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.journal import Journal
-from barnraise.protocols.blobs import BlobStore
+from barnraise.protocols.blobs import BlobStore, Patience, at_once
 from barnraise.protocols.canonical import NotCanonical, canonical, digest
 from barnraise.protocols.entries import Entry, TooLarge
 from barnraise.protocols.identity import Member
@@ -38,12 +39,14 @@ class RunLog:
         self.journal = journal
         self._blobs = blobs
         self._clock = clock
+        self.patiently: Patience = at_once
 
     def write(self, *facts: tuple[str, Mapping[str, Any]]) -> list[str]:
         """Append (type, body) facts together; returns the digest of each entry."""
         now = self._clock()
         encoded = [self._encode(Entry(type_, now, {"run": self.run, **b})) for type_, b in facts]
-        self.journal.append(encoded, [self._key(*fact) for fact in facts])
+        keys = [self._key(*fact) for fact in facts]
+        self.patiently(partial(self.journal.append, encoded, keys))
         return [digest(data) for data in encoded]
 
     def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:

@@ -11,13 +11,12 @@ Who owns what:
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -28,11 +27,11 @@ from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.desk import Desk, Part, Sent, Told
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.exchange import Exchange, Handed, Office
-from barnraise.coordinator.fleet import Delivery, Order, Receipt
+from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
-from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
 from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
 from barnraise.coordinator.prover import Prover
+from barnraise.coordinator.room import HEADROOM, Room
 from barnraise.coordinator.transparency import Transparency
 from barnraise.protocols import allocator, bulk, canonical, statements
 from barnraise.protocols.blobs import BlobStore
@@ -55,6 +54,7 @@ NAMED = 8  # more members than these are counted
 STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
+T = TypeVar("T")
 VerdictOf = Callable[[str, str], Receipt | None]
 
 
@@ -76,17 +76,17 @@ class Front(Protocol):
 class Settings:
     """`address` is where the session port listens, `hosts` the names and addresses by which nodes reach it.
 
-    `folder` holds replies on their way in; it must be on the blob store's file system. `size_cap` is that
-    of the run's `Terms`. A node that has not read its last messages for `patience` seconds is cut when
-    there are more.
+    `folder` holds replies on their way in; it must be on the blob store's file system. A node that has
+    not read its last messages for `patience` seconds is cut when there are more. Replies leave `headroom`
+    bytes of the disk to the record.
     """
 
     folder: Path
     address: str = "127.0.0.1:0"
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
-    size_cap: int | None = None
     patience: float = 30.0
     durable: bool = True
+    headroom: int = HEADROOM
 
 
 class SessionFleet:
@@ -123,6 +123,7 @@ class SessionFleet:
         self._revoked = {m.name for m in members if authority.revoked(m)}
         self._stirred = False  # something changed that the Grid should look at
         self._live = False  # the Grid has replayed its journal
+        self._room = Room(settings.folder.parent, self._ring, headroom=settings.headroom)
         self._desks = {name: Desk(self.now) for name in self._members}
         self._presence = Presence(self._members, self.now, self._ring)
         self.calls = Calls()
@@ -136,6 +137,7 @@ class SessionFleet:
             self._hand_in,
             self._is_live,
             settings.durable,
+            self._room,
         )
         self._prover = prover
         self._attendance = Attendance(running, self.office, self._has_attended, prover=prover)
@@ -199,7 +201,11 @@ class SessionFleet:
             return [m for name, m in self._members.items() if name not in self._revoked]
 
     def now(self) -> float:
-        return time.monotonic()
+        """Seconds, without those in which a full disk kept the record from going on."""
+        return self._room.now()
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        return self._room.patiently(act, self.watch)
 
     def dispatch(self, orders: Sequence[Order]) -> None:
         """Put the orders on their members' desks; a member that does not read is cut, and may return."""
@@ -216,8 +222,7 @@ class SessionFleet:
 
     def _sent(self, order: Order) -> Sent:
         parts = self._plan(order.content)
-        size = sum(part.size for part in parts)
-        return Sent(order, parts, self.settings.size_cap or SIZE_FACTOR * size + SIZE_FLOOR)
+        return Sent(order, parts, order.cap or reply_cap(sum(part.size for part in parts)))
 
     def _plan(self, content: str) -> tuple[Part, ...]:
         """The content's envelope and blobs; what is not a file comes with its bytes."""
@@ -320,12 +325,15 @@ class SessionFleet:
                 if ready() or self._stirred or (until is not None and now >= until):
                     self._stirred = False
                     return
-                limits = [t for t in (until, self._presence.next_due()) if t is not None]
-                self._bell.wait(min(max(min(limits) - now, 0.0), LONGEST) if limits else None)
+                due = [t - now for t in (until, self._presence.next_due()) if t is not None]
+                limits = [*due, look] if (look := self._room.next_look()) is not None else due
+                self._bell.wait(min(max(min(limits), 0.0), LONGEST) if limits else None)
 
     def _tell(self) -> None:
         for state in self._presence.due():
             self.watch(state)
+        for news in self._room.news():
+            self.watch(news)
 
     # --- called from the threads of calls ----------------------------------------------------------
 

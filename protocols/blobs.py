@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
@@ -19,17 +21,34 @@ from barnraise.protocols.files import fsync as _fsync
 from barnraise.protocols.pagecache import let_go
 from barnraise.protocols.tensors import Spec, open_blob
 
+T = TypeVar("T")
+
+
+class Patience(Protocol):
+    """Does what it is given, perhaps again and again, and returns what that returned."""
+
+    def __call__(self, act: Callable[[], T], /) -> T: ...
+
+
+def at_once(act: Callable[[], T], /) -> T:
+    """What `act` returns, or raises."""
+    return act()
+
 
 class BlobStore:
     """Owned by the thread that drives the run. `durable=False` spares the fsyncs of a throw-away run.
 
+    Each write goes through `patiently`, which may try it again until a full disk has room; an fsync never
+    does, since what it failed to keep may be gone. What `sync` did not finish, the next one does.
     With `read_only` nothing is made or removed; whoever asks for that puts nothing.
     """
 
     def __init__(self, root: Path, *, durable: bool = True, read_only: bool = False) -> None:
         self.root = root
         self._durable = durable
+        self.patiently: Patience = at_once
         self._pending: dict[str, Path] = {}
+        self._touched: set[Path] = set()
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
         self._files = str(root / "sha256")
@@ -50,7 +69,7 @@ class BlobStore:
         if not self.has(digest):
             temp = self._incoming / hasher.hexdigest()
             try:
-                _write(temp, held)
+                self._write(temp, held)
             except BaseException:
                 temp.unlink(missing_ok=True)
                 raise
@@ -67,7 +86,7 @@ class BlobStore:
             return
         temp = self._incoming / digest[7:]
         with contextlib.suppress(FileNotFoundError):
-            path.rename(temp)
+            self.patiently(partial(path.rename, temp))
             self._pending[digest] = temp
 
     def put_envelope(self, data: bytes) -> str:
@@ -76,25 +95,30 @@ class BlobStore:
 
     def sync(self) -> None:
         """Make all that was put durable, under its final name."""
-        if not self._pending:
+        if not self._pending and not self._touched:
             return
-        touched = set() if self._folders else {self.root, self.root.parent}
-        for digest, temp in self._pending.items():
-            if self._durable:
-                _fsync(temp)
-            final = self._final(digest)
-            folder = final.parent
-            if folder not in self._folders:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._folders.add(folder)
-                touched.add(folder.parent)
-            touched.add(folder)
-            temp.rename(final)
-            self._specs.pop(digest, None)
+        if not self._folders:
+            self._touched |= {self.root, self.root.parent}
+        for digest in list(self._pending):
+            self._settle(digest)
         if self._durable:
-            for folder in touched:
+            for folder in self._touched:
                 _fsync(folder)
-        self._pending.clear()
+        self._touched.clear()
+
+    def _settle(self, digest: str) -> None:
+        """Give one blob its final name; its folders are still to be synced."""
+        temp, final = self._pending[digest], self._final(digest)
+        if self._durable:
+            _fsync(temp)
+        if (folder := final.parent) not in self._folders:
+            self.patiently(partial(folder.mkdir, parents=True, exist_ok=True))
+            self._folders.add(folder)
+            self._touched.add(folder.parent)
+        self._touched.add(folder)
+        self.patiently(partial(temp.rename, final))
+        del self._pending[digest]
+        self._specs.pop(digest, None)
 
     def has(self, digest: str) -> bool:
         return digest in self._pending or self._final(digest).is_file()
@@ -158,18 +182,18 @@ class BlobStore:
     def close(self) -> None:
         """Nothing to let go of here."""
 
+    def _write(self, path: Path, pieces: Sequence[memoryview | bytes]) -> None:
+        new = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        fd = self.patiently(partial(os.open, path, new, 0o600))
+        try:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[self.patiently(partial(os.write, fd, view)) :]
+        finally:
+            os.close(fd)
+
     def _final(self, digest: str) -> Path:
         if not is_digest(digest):
             raise ValueError(f"not a digest: {digest!r}")
         return Path(f"{self._files}/{digest[7:9]}/{digest[9:]}")
-
-
-def _write(path: Path, pieces: Sequence[memoryview | bytes]) -> None:
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)

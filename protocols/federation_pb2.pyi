@@ -203,7 +203,7 @@ class State(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """idle, fetching, training, evaluating, answering, delivering, restarting"""
+    """idle, fetching, training, evaluating, answering, delivering, restarting, disk full"""
     order: _builtins.str
     held: _builtins.str
     """why the site holds back now (paused, hours, approval); empty if it does not"""
@@ -261,6 +261,7 @@ class ToNode(_message.Message):
     DISMISSAL_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -275,6 +276,8 @@ class ToNode(_message.Message):
 
     @_builtins.property
     def notice(self) -> Global___Notice: ...
+    @_builtins.property
+    def withdrawn(self) -> Global___Withdrawn: ...
     def __init__(
         self,
         *,
@@ -284,12 +287,13 @@ class ToNode(_message.Message):
         dismissal: Global___Dismissal | None = ...,
         evidence: Global___Evidence | None = ...,
         notice: Global___Notice | None = ...,
+        withdrawn: Global___Withdrawn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal", "evidence", "notice"]  # noqa: Y015
+    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal", "evidence", "notice", "withdrawn"]  # noqa: Y015
     _WhichOneofArgType_said: _TypeAlias = _typing.Literal["said", b"said"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_said) -> _WhichOneofReturnType_said | None: ...
 
@@ -538,6 +542,27 @@ class Objection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Objection: _TypeAlias = Objection  # noqa: Y015
+
+@_typing.final
+class Withdrawn(_message.Message):
+    """The batch of this order is closed: a node that has not begun it lets it go. A reply is late."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    order: _builtins.str
+    def __init__(
+        self,
+        *,
+        order: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawn: _TypeAlias = Withdrawn  # noqa: Y015
 
 @_typing.final
 class Dismissal(_message.Message):

@@ -137,6 +137,7 @@ def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
     keys, membership = NodeKeys.open(home), Membership.read(home)
     if membership is None:
         raise not_enrolled(home)
+    keys.channel_credentials()
     if membership.federation != approval.federation:
         raise BarnraiseError(
             "N302",

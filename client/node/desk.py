@@ -118,6 +118,13 @@ class Desk:
             return f"{QUEUE} orders are waiting already"
         return ""
 
+    def withdrawn(self, order: str) -> bool:
+        """Its batch is closed: let it go if it has not been begun. Begun work goes on, and is late."""
+        before = len(self._queue)
+        self._queue = deque(waiting for waiting in self._queue if waiting.id != order)
+        self._fetched.discard(order)
+        return len(self._queue) < before
+
     def next_fetch(self, now: float) -> Order | None:
         """The order whose content is to be fetched now; at most one order ahead of the worker."""
         retry = self._fetching

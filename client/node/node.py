@@ -92,6 +92,7 @@ class Node:
         self._alive = False
         self._admitted = False
         self._refusing = ""
+        self._let_go = ""  # the last order withdrawn before it was begun; read by its fetch as well
         self._last_content: set[str] = set()
         self._last_cut = ""
         self._said_state = ("", "")
@@ -203,6 +204,8 @@ class Node:
                 self._order(message.order, proved)
             case "receipt":
                 self._receipt(message.receipt.statement, proved)
+            case "withdrawn":
+                self._withdrawn(message.withdrawn.order)
             case "dismissal":
                 self._dismissed(message.dismissal)
 
@@ -247,6 +250,11 @@ class Node:
             self._refuse(f"order {said.id[:80]!r}: {why}")
         else:
             self._refusing = ""
+
+    def _withdrawn(self, order: str) -> None:
+        if self._desk.withdrawn(order):
+            self._let_go = order
+            self._log.info("withdrawn before it was begun: %s", order[:80])
 
     def _refuse(self, why: str) -> None:
         if why != self._refusing:
@@ -398,7 +406,13 @@ class Node:
 
     def _fetch(self, stub: Any, order: Order) -> None:
         """In its own thread."""
-        moved = Teller(self._link, order.id, "fetching byte")
+        tell = Teller(self._link, order.id, "fetching byte")
+
+        def moved(done: int, total: int) -> None:
+            if self._let_go == order.id:
+                raise transfers.Failed("the order is withdrawn")
+            tell(done, total)
+
         try:
             outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
         except (transfers.Failed, transfers.Refused) as error:

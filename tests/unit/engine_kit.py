@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,6 +57,9 @@ class TracedBlobs(BlobStore):
         self.trace.append(("blobs synced",))
 
 
+T = TypeVar("T")
+
+
 class ScriptedFleet:
     """Hands in what the test scripted: each step makes the deliveries of one `arrivals`."""
 
@@ -96,6 +99,9 @@ class ScriptedFleet:
 
     def withdraw(self, orders: Mapping[str, str]) -> None:
         self.withdrawn.append(dict(orders))
+
+    def patiently(self, act: Callable[[], T], /) -> T:
+        return act()
 
     def close(self) -> None:
         """Nothing."""

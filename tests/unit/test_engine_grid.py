@@ -357,6 +357,11 @@ def test_the_tenth_identical_roster_call_is_a_stall(tmp_path: Path) -> None:
     bench.fleet.names.remove("cyd")
     for _ in range(9):
         assert len(list(bench.grid.get_node_ids())) == 2
+    waits = [e.text for e in bench.events if isinstance(e, events.Waiting)]
+    assert [text.partition(";")[0] for text in waits] == [
+        f"the ServerApp waits since 0 s for more members than the {count} admitted"
+        for count in (3, 2)
+    ]
     with pytest.raises(BarnraiseError) as stalled:
         bench.grid.get_node_ids()
     assert stalled.value.code == "A202" and "ada, bob" in stalled.value.evidence

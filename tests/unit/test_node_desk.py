@@ -215,6 +215,7 @@ ORDERS = [order(str(n)) for n in range(4)]
 DEEDS = st.one_of(
     st.tuples(st.just("take"), st.sampled_from(ORDERS)),
     st.tuples(st.just("receipt"), st.sampled_from(ORDERS)),
+    st.tuples(st.just("withdraw"), st.sampled_from(ORDERS)),
     st.tuples(
         st.sampled_from(
             ["attend", "lose", "fetch", "fetched", "cut", "work", "die", "done", "deliver", "taken"]
@@ -253,6 +254,10 @@ class Watched:
         if about.id in self.kept:
             self.kept.discard(about.id)
             self.done.add(about.id)
+
+    def _withdraw(self, about: Order) -> None:
+        assert self.node.withdrawn(about.id) == (about.id in self.asked)
+        self.asked = [order for order in self.asked if order != about.id]
 
     def _attend(self, _: None) -> None:
         self.node.attended()

@@ -10,11 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from barnraise.coordinator.desk import (
     HANDFUL,
+    RECALLED,
     RECEIPTS,
     WITHDRAWN,
     Desk,
     Dismissed,
     Part,
+    Recalled,
     Sent,
     Told,
 )
@@ -47,6 +49,7 @@ class Sessions(RuleBasedStateMachine):
         self.desk = Desk(lambda: 0.0)
         self.open: dict[str, None] = {}
         self.receipts: list[str] = []
+        self.withdrawn: list[str] = []
         self.count = 0
         self.serial = 0
         self.heard: list[str] = []
@@ -74,12 +77,14 @@ class Sessions(RuleBasedStateMachine):
         self.desk.withdraw([order])
         assert self.desk.standing(order) == "withdrawn"
         del self.open[order]
+        self.withdrawn.append(order)
 
     @rule()
     def attend(self) -> None:
         self.serial = self.desk.begin()
         self.heard = drain(self.desk, self.serial)
-        assert self.heard == [*self.open, *self.receipts[-RECEIPTS:]]
+        recalled = self.withdrawn[-RECALLED:]
+        assert self.heard == [*self.open, *self.receipts[-RECEIPTS:], *recalled]
 
     @precondition(lambda self: self.serial)
     @rule()
@@ -191,6 +196,17 @@ def test_a_part_is_there_while_an_open_order_names_it() -> None:
     assert desk.part("content") is None
 
 
+def test_a_withdrawn_order_is_told_to_who_has_heard_of_it_and_to_those_that_come_later() -> None:
+    desk = Desk(lambda: 0.0)
+    desk.dispatch([sent(1)])
+    serial = desk.begin()
+    assert desk.next(serial) == [sent(1)]
+    desk.dispatch([sent(2)])
+    desk.withdraw(["o1", "o2"])
+    assert desk.next(serial) == [Recalled("o1")] and not desk.waits(serial)
+    assert desk.next(desk.begin()) == [Recalled("o1"), Recalled("o2")]
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3))
 def test_what_is_over_does_not_fill_the_desk(rounds: int) -> None:
@@ -205,5 +221,7 @@ def test_what_is_over_does_not_fill_the_desk(rounds: int) -> None:
     for number in range(WITHDRAWN + 100):
         desk.withdraw([f"w{number}"])
         desk.take(f"w{number}")
+    assert desk.size() <= RECEIPTS + 3 * WITHDRAWN  # nobody read what it was told
+    drain(desk, serial)
     assert desk.size() <= RECEIPTS + 2 * WITHDRAWN
     assert desk.standing("w0") == "unknown"

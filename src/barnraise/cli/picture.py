@@ -41,6 +41,7 @@ class Picture:
     since: float = 0.0
     answered: dict[str, str] = field(default_factory=dict)
     waiting: events.Waiting | None = None
+    full: events.DiskFull | None = None
     told: float = 0.0
     doing: dict[str, Doing] = field(default_factory=dict)
 
@@ -61,6 +62,8 @@ class Picture:
             self._answered(event)
         elif isinstance(event, events.Waiting):
             self.waiting, self.told = event, now
+        elif isinstance(event, events.DiskFull):
+            self.full = event if event.needed else None
         elif isinstance(event, events.Sealed):
             self.round, self.rounds = event.round, event.report.get("rounds")
         elif isinstance(event, events.BatchClosed):
@@ -75,7 +78,7 @@ class Picture:
     def lines(self, now: float) -> list[str]:
         """The open batch, a line per member (or how many are doing what), and the wait in a sentence."""
         if self.batch is None:
-            return []
+            return self._wait(now)
         asked = len(self.batch.members)
         spent = words.duration(now - self.since)
         head = f"{self._which()}{self.batch.type} · {len(self.answered)}/{asked} answered · {spent}"
@@ -86,6 +89,8 @@ class Picture:
 
     def _wait(self, now: float) -> list[str]:
         """For whom it waits, once that has lasted."""
+        if self.full is not None:
+            return [self.full.text]
         if self.waiting is None or self.waiting.waited + now - self.told < PATIENCE:
             return []
         return [self.waiting.said(now - self.told)]
@@ -118,8 +123,13 @@ class Picture:
             "rounds": self.rounds,
             "batch": self._batch_dict(now),
             "members": {m: self._member_dict(m, now) for m in self.members},
-            "waiting": self.waiting.said(now - self.told) if self.waiting is not None else None,
+            "waiting": self._waiting(now),
         }
+
+    def _waiting(self, now: float) -> str | None:
+        if self.full is not None:
+            return self.full.text
+        return self.waiting.said(now - self.told) if self.waiting is not None else None
 
     def _batch_dict(self, now: float) -> dict[str, Any] | None:
         if self.batch is None:

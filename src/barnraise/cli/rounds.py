@@ -72,6 +72,8 @@ class Rounds(AbstractContextManager["Rounds"]):
             self._batch_closed(event)
         elif isinstance(event, events.Sealed):
             self._sealed(event)
+        elif isinstance(event, events.DiskFull):
+            self._line(Text(f"  {event.text}", "yellow"))
         elif isinstance(event, events.MemberState) and event.state == "restarting":
             self._line_each({event.member: event.detail}, "starts again")
         if self._now is not None:

@@ -57,6 +57,7 @@ class House:
 
     def __init__(self, root: Path, names: Sequence[str] = NAMES, **settings: Any) -> None:
         self.root, self.names, self.settings = root, names, settings
+        self.size_cap = settings.pop("size_cap", None)
         root.mkdir(exist_ok=True)
         self.authority = Authority.open(root / "federation", FEDERATION)
         self.nodes: list[Node] = []
@@ -100,8 +101,7 @@ class House:
 
     def grid(self, policy: Policy | None = None, fleet: Fleet | None = None) -> DurableGrid:
         flower.become_server(int(RUN, 16))
-        cap = self.settings.get("size_cap")
-        terms = Terms(FEDERATION, RUN, int(RUN, 16), policy or Policy(), cap)
+        terms = Terms(FEDERATION, RUN, int(RUN, 16), policy or Policy(), self.size_cap)
         members = [member(name) for name in self.names]
         fleet = fleet or self.fleet
         return DurableGrid(terms, self.log, self.blobs, fleet, members, self.events.append)
@@ -131,7 +131,8 @@ class House:
     def order(self, name: str, batch: int = 1, content: str = "", run: str = RUN) -> Order:
         content = content or self.content(1.0)
         id_ = order_id(run, batch, name, "train", "", content, 0)
-        return Order(id_, batch, member(name), "train", "", content, 60.0, 0.0, batch)
+        cap = self.size_cap or 0
+        return Order(id_, batch, member(name), "train", "", content, 60.0, 0.0, batch, cap)
 
     def arrivals(self, seconds: float = SOON) -> list[Delivery]:
         return list(self.fleet.arrivals(self.fleet.now() + seconds))
