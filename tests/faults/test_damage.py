@@ -222,7 +222,7 @@ def test_a_lost_cut_or_changed_blob_is_noticed_or_does_not_matter(
     ends = []
     for i in range(len(needed(killed))):
         ended = goes_on(killed, lambda place, i=i: damage(needed(place)[i]))
-        assert survives(ended, digest), ended
+        assert survives(ended, digest), ended.text
         ends.append(ended.error)
     assert "D106" in ends
 
