@@ -369,6 +369,48 @@ def test_on_flowers_own_grids_the_recorder_does_nothing() -> None:
     own.finish(apps.initial(), {})
 
 
+# --- an app that does something else ----------------------------------------------------------------
+
+
+def with_a_clock(clock: float, *, resumes: bool) -> ServerApp:
+    """Two sealed rounds of an app that sends the time."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        own, nodes = recorder(grid), list(grid.get_node_ids())
+        seal = own.resume() if resumes else None
+        for number in range(seal.round + 1 if seal else 1, 3):
+            config = apps.ConfigRecord({"clock": clock})
+            content = apps.RecordDict({"arrays": apps.initial(), "config": config})
+            list(grid.send_and_receive([apps.Message(content, n, "train") for n in nodes]))
+            own.seal(number, apps.initial(), apps.RecordDict(), {})
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("resumes", "operation"), [(False, "operation 1 (batch 1)"), (True, "(batch 2)")]
+)
+def test_an_app_that_diverges_is_stopped_by_replay_and_behind_a_seal(
+    tmp_path: Path, resumes: bool, operation: str
+) -> None:
+    """The operation and what differs are named, nothing is appended and nobody is asked."""
+    place, calls = tmp_path / "run", list[str]()
+    run(tmp_path / "whole", with_a_clock(1.0, resumes=resumes))
+    sent = [i for i, e in enumerate(entries(tmp_path / "whole")) if e.type == "batch.sent"]
+    with pytest.raises(Killed):
+        run(place, with_a_clock(1.0, resumes=resumes), failpoint=at("after", sent[1]))
+    before = entries(place)
+    with pytest.raises(BarnraiseError) as diverged:
+        run(place, with_a_clock(2.0, resumes=resumes), calls)
+    error = diverged.value
+    assert error.code == "R101" and error.what.endswith(operation)
+    assert "recorded: send train to site-00, site-01; content sha256:" in error.evidence
+    assert "differs:  content" in error.evidence
+    assert entries(place) == before and calls == []
+
+
 # --- directories that are not this run's ------------------------------------------------------------------
 
 
@@ -389,11 +431,13 @@ def test_another_config_seed_or_membership_is_refused_naming_both(tmp_path: Path
     assert run(tmp_path / "run", apps.sealing()).outcome.finished_before
 
 
-def test_a_lost_journal_is_not_taken_for_a_new_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worked", ["members", "nodes"])
+def test_a_lost_journal_is_not_taken_for_a_new_run(tmp_path: Path, worked: str) -> None:
     with pytest.raises(Killed):
         run(tmp_path / "run", apps.sealing(), failpoint=at("after", 7))
-    for file in (tmp_path / "run").glob("journal.db*"):
+    for file in (tmp_path / "run").glob("journal.*"):
         file.unlink()
+    (tmp_path / "run" / "members").rename(tmp_path / "run" / worked)
     with pytest.raises(BarnraiseError) as lost:
         run(tmp_path / "run", apps.sealing())
     assert lost.value.code == "D106" and "lost" in lost.value.what
