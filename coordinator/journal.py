@@ -177,7 +177,7 @@ class Journal:
     def look_up(self, key: str) -> tuple[bytes, Entry] | None:
         """As `find`, but without waiting for an append: by a connection of its own."""
         with sqlite_errors(self.path):
-            db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+            db = connect_beside(self.path)
         with closing(db):
             return self._found(self._read("WHERE key = ?", key, db))
 
@@ -280,6 +280,14 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             next=f"copy {path.parent} to where you may write, and use the copy",
         )
     address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def connect_beside(path: Path) -> sqlite3.Connection:
+    """A database that another process may be writing, to read what is durable. For one thread at a time."""
+    if not os.access(path.parent, os.W_OK):  # not even SQLite's own shared memory can be made
+        return connect_read_only(path)
+    address = f"{path.absolute().as_uri()}?mode=ro"
     return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
 
 

@@ -8,7 +8,7 @@ happened to the batches that were open.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from barnraise.coordinator.batches import Batch, Draft, close, in_canonical_order, number_orders
@@ -46,11 +46,21 @@ class RunLog:
         self.journal.append(encoded, [self._key(*fact) for fact in facts])
         return [digest(data) for data in encoded]
 
+    def open(
+        self, before: Sequence[tuple[str, Mapping[str, Any]]], body: Mapping[str, Any]
+    ) -> None:
+        """Append facts of the federation, which are of no run, and `run.opened`: all or none."""
+        now = self._clock()
+        encoded = [Entry(type_, now, dict(fact)).encode() for type_, fact in before]
+        opened = self._encode(Entry("run.opened", now, {"run": self.run, **body}))
+        keys = [*([None] * len(encoded)), self._key("run.opened", body)]
+        self.journal.append([*encoded, opened], keys)
+
     def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:
-        """What an entry is found again by: the order that it judges, or the run that it closes."""
+        """What an entry is found again by: the order that it judges, or the run that it opens or closes."""
         if type_ in VERDICTS:
             return str(body["order"])
-        return f"{type_} {self.run}" if type_ == "run.closed" else None
+        return f"{type_} {self.run}" if type_ in ("run.opened", "run.closed") else None
 
     def closed(self) -> dict[str, Any] | None:
         """The body of this run's `run.closed`, if the run is finished."""
@@ -89,6 +99,10 @@ class RunLog:
     def receipt_again(self, delivery: Delivery) -> Receipt | None:
         """The receipt for the verdict that this order of this member already has on record."""
         return self._receipt(delivery.order, delivery.member, self.journal.find(delivery.order))
+
+    def verdict_index(self, order: str) -> int | None:
+        """The index of the entry that judges this order; from any thread."""
+        return self.journal.index_of(order)
 
     def verdict_of(self, order: str, member: str) -> Receipt | None:
         """The same, from any thread."""

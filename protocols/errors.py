@@ -42,6 +42,12 @@ CODES: dict[str, str] = {
     "R102": "the replay ended in another model",
     "R103": "the run is not finished",
     "R104": "too few members for the rule",
+    # L: the log
+    "L101": "the directory holds no log",
+    "L102": "the log has no such entry",
+    "L103": "the log does not hold together",
+    "L104": "the proof does not hold",
+    "L105": "the log cannot be signed here",
     # M: why a member's reply was not taken
     "M101": "the reply is malformed",
     "M102": "the reply is too large",
