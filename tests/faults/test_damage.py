@@ -200,9 +200,8 @@ def test_a_flipped_byte_of_the_journal_is_noticed_or_does_not_matter(
 def test_any_flipped_byte_of_the_journal_is_noticed_or_does_not_matter(
     merged: Path, goes_on: Callable[..., Ended], digest: str
 ) -> None:
-    ends = flipped_anywhere(400, merged, goes_on, digest)
-    print(ends)
-    assert ends["D106"] > 20
+    ends = flipped_anywhere(150, merged, goes_on, digest)
+    assert ends["D106"] > 10
 
 
 # --- blobs ------------------------------------------------------------------------------------------
