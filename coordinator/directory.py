@@ -28,6 +28,8 @@ from barnraise.protocols.apps import Code
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
 
+_WORKED = frozenset({"members", "nodes"})  # folders that are made when members begin to work
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -68,7 +70,7 @@ class RunDirectory:
 
         Members begin after that; if they did, it is the record that is lost (D106).
         """
-        if (self.root / "members").exists():
+        if any((self.root / name).exists() for name in _WORKED):
             raise BarnraiseError(
                 "D106",
                 f"the journal of {self.root} is lost",
@@ -157,7 +159,8 @@ def _check_ours(root: Path) -> None:
                 next="give a directory, or a path where nothing is yet",
             )
         held = {path.name for path in root.iterdir()} - {"lock"}
-    a_run = "journal.db" in held or {"members", "secret"} <= held  # the second has lost its journal
+    lost = "secret" in held and not _WORKED.isdisjoint(held)  # its journal is gone
+    a_run = "journal.db" in held or lost
     if held and not a_run:
         raise BarnraiseError(
             "D101",

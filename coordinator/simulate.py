@@ -25,6 +25,7 @@ from barnraise.coordinator.endings import say_what_is_kept
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.fleet import Fleet
+from barnraise.coordinator.founding import Founding
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.holding import hold
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
@@ -179,6 +180,9 @@ class _Execution:
             for name, config in plan.members.items()
         ]
         self.log = RunLog(plan.run, place.journal, place.blobs, _utc)
+        charter = str(plan.config["charter"]) if plan.source["kind"] == "charter" else None
+        code = app_digest(plan.code)
+        self.founding = Founding(FEDERATION, plan.secret, self.members, code, charter)
 
     def execute(self) -> Outcome:
         started = time.monotonic()
@@ -312,7 +316,8 @@ class _Execution:
         self.place.keep_source(self._source())
         self._server = self.plan.server(self.place.app)
         self.fleets.check(self.plan, self.place.app)
-        self.log.write(("run.opened", body))
+        self.founding.keep(self.place.blobs)
+        self.log.open(self.founding.facts(), body)
         return False
 
     def _hold(self, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -354,6 +359,7 @@ class _Execution:
         body: dict[str, Any] = {
             "run": plan.run,
             "federation": FEDERATION,
+            "agreement": self.founding.agreed,
             "app": {"name": plan.name, "digest": app_digest(plan.code)},
             "config": json.dumps(plan.config, sort_keys=True),
             "members": [[m.member.name, m.member.public_key.hex()] for m in self.members],

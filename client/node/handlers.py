@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from barnraise.client.node import failpoints, frames
+from barnraise.client.node.room import when_there_is_room
 from barnraise.protocols import flower, progress
 from barnraise.protocols.apps import BUILT_IN
 from barnraise.protocols.content import ContentError, Envelope, Failure
@@ -43,7 +45,9 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
     while (asked := frames.receive(own)) is not None:
         failpoints.reach("worker:asked")
         answer = _answer(app, asked, start, files, own) if app else _Answer(_failure(failure))
-        content = files.put([answer.envelope.encode()])
+        content = when_there_is_room(
+            partial(files.put, [answer.envelope.encode()]), _Listener(own, asked["id"])
+        )
         failpoints.reach("worker:encoded")
         frames.send(
             own,
@@ -122,7 +126,7 @@ def _answer(
     failpoints.reach("worker:handled")
     if handled.log:
         sys.stderr.write(handled.log.rstrip("\n") + "\n")
-    return _encoded(handled, files)
+    return when_there_is_room(partial(_encoded, handled, files), _Listener(own, asked["id"]))
 
 
 def _dying_without_memory(app: ClientApp) -> ClientApp:

@@ -28,6 +28,7 @@ from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.room import WAITING
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
 from barnraise.client.node.witness import Caught, Proved, Witness
@@ -426,6 +427,8 @@ class Node:
         match fact.outcome:
             case transfers.Failed():
                 self._log.info("fetching %s: %s", fact.order, fact.outcome)
+                if isinstance(fact.outcome, transfers.NoRoom):
+                    self._link.progress(fact.order, WAITING, 0, 0)
                 self._desk.fetch_failed(time.monotonic())
             case transfers.Refused():
                 self._log.warning("the order %s cannot be fetched: %s", fact.order, fact.outcome)

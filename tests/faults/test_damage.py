@@ -18,7 +18,7 @@ from barnraise.coordinator.journal import Journal
 from barnraise.protocols.errors import BarnraiseError
 
 APP = "everything"
-KILLED_AT = "after:16"
+KILLED_AT = "after:20"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_an_older_journal_under_a_newer_mark_is_refused(
 ) -> None:
     """A backup of the journal alone takes back what members hold receipts for."""
     newer = shutil.copytree(merged, tmp_path / "newer" / "run")
-    assert driven.run(APP, newer, "after:20").killed
+    assert driven.run(APP, newer, "after:24").killed
 
     def restore(place: Path) -> None:
         (place / "journal.db-wal").unlink()
@@ -200,9 +200,8 @@ def test_a_flipped_byte_of_the_journal_is_noticed_or_does_not_matter(
 def test_any_flipped_byte_of_the_journal_is_noticed_or_does_not_matter(
     merged: Path, goes_on: Callable[..., Ended], digest: str
 ) -> None:
-    ends = flipped_anywhere(400, merged, goes_on, digest)
-    print(ends)
-    assert ends["D106"] > 20
+    ends = flipped_anywhere(150, merged, goes_on, digest)
+    assert ends["D106"] > 10
 
 
 # --- blobs ------------------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_a_lost_cut_or_changed_blob_is_noticed_or_does_not_matter(
     ends = []
     for i in range(len(needed(killed))):
         ended = goes_on(killed, lambda place, i=i: damage(needed(place)[i]))
-        assert survives(ended, digest), ended
+        assert survives(ended, digest), ended.text
         ends.append(ended.error)
     assert "D106" in ends
 

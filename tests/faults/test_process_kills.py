@@ -73,7 +73,7 @@ def test_l2_unkillable_the_coordinator_of_nodes_all_along_the_run(
 ) -> None:
     row = Row("diloco", "replay", "coordinator of nodes, all along", 0, digest=whole["diloco"])
     with timed(row):
-        coordinator_killed_every(2, 1, "diloco", tmp_path / "run", row)
+        coordinator_killed_every(3, 1, "diloco", tmp_path / "run", row)
     assert row.kills > 8
     matrix(row)
 

@@ -79,6 +79,11 @@ def entries(place: Path) -> list[Entry]:
         log.close()
 
 
+def nth(place: Path, type_: str, count: int = 1) -> int:
+    """The index of the entry of this type that is the `count`-th."""
+    return [i for i, e in enumerate(entries(place)) if e.type == type_][count - 1]
+
+
 def facts(found: list[Entry]) -> Iterator[tuple[str, Any]]:
     """What the entries say, without the time and without the sequence of verdicts."""
     for entry in found:
@@ -205,7 +210,7 @@ def test_a_replay_that_ends_elsewhere_says_so(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_cannot_be_replayed(tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        run(tmp_path / "run", apps.everything(), failpoint=at("after", 9))
+        run(tmp_path / "run", apps.everything(), failpoint=at("after", 12))
     with pytest.raises(BarnraiseError) as unfinished:
         federation().run(
             apps.everything(), apps.client_app(), CONFIG, directory=tmp_path / "run", replay=True
@@ -247,8 +252,11 @@ def test_resume_goes_on_behind_the_seal_without_running_earlier_rounds(
     plan = fed.plan(apps.sealing(done), apps.client_app(), long)
     assert fed.execute(plan, place).digest == whole.digest
     assert done == [5, 6]
-    earlier = read[: read.index(seals[3]) + 1]
-    assert min(i for i in earlier if i > 2) >= seals[3], "what lies before the seal was read"
+    opened = nth(place, "run.opened")
+    earlier = [
+        i for i in read[: read.index(seals[3]) + 1] if i > opened + 2
+    ]  # it looks ahead by two
+    assert min(earlier) >= seals[3], "what lies before the seal was read"
 
 
 def test_randomness_starts_anew_at_each_seal(tmp_path: Path) -> None:
@@ -273,8 +281,9 @@ def test_randomness_starts_anew_at_each_seal(tmp_path: Path) -> None:
     whole = drawn.copy()
     assert whole[0] != whole[1]
     drawn.clear()
+    first = nth(tmp_path / "whole", "round.sealed")
     with pytest.raises(Killed):
-        run(tmp_path / "run", server(), failpoint=at("after", 1))
+        run(tmp_path / "run", server(), failpoint=at("after", first))
     drawn.clear()
     run(tmp_path / "run", server())
     assert drawn == whole[1:]
@@ -346,8 +355,10 @@ def test_what_the_batches_before_a_seal_came_to_is_not_forgotten(tmp_path: Path)
 
 
 def test_a_damaged_seal_is_not_gone_on_from(tmp_path: Path) -> None:
+    run(tmp_path / "whole", apps.sealing())
+    sealed = nth(tmp_path / "whole", "round.sealed")
     with pytest.raises(Killed):
-        run(tmp_path / "run", apps.sealing(), failpoint=at("after", 7))
+        run(tmp_path / "run", apps.sealing(), failpoint=at("after", sealed))
     seal = next(e for e in entries(tmp_path / "run") if e.type == "round.sealed")
     blob = seal.body["model"]
     path = tmp_path / "run" / "blobs" / "sha256" / blob[7:9] / blob[9:]
@@ -367,6 +378,48 @@ def test_on_flowers_own_grids_the_recorder_does_nothing() -> None:
     own.rule(apps.FedAvg())
     own.seal(1, apps.initial(), apps.RecordDict(), {})
     own.finish(apps.initial(), {})
+
+
+# --- an app that does something else ----------------------------------------------------------------
+
+
+def with_a_clock(clock: float, *, resumes: bool) -> ServerApp:
+    """Two sealed rounds of an app that sends the time."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        own, nodes = recorder(grid), list(grid.get_node_ids())
+        seal = own.resume() if resumes else None
+        for number in range(seal.round + 1 if seal else 1, 3):
+            config = apps.ConfigRecord({"clock": clock})
+            content = apps.RecordDict({"arrays": apps.initial(), "config": config})
+            list(grid.send_and_receive([apps.Message(content, n, "train") for n in nodes]))
+            own.seal(number, apps.initial(), apps.RecordDict(), {})
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("resumes", "operation"), [(False, "operation 1 (batch 1)"), (True, "(batch 2)")]
+)
+def test_an_app_that_diverges_is_stopped_by_replay_and_behind_a_seal(
+    tmp_path: Path, resumes: bool, operation: str
+) -> None:
+    """The operation and what differs are named, nothing is appended and nobody is asked."""
+    place, calls = tmp_path / "run", list[str]()
+    run(tmp_path / "whole", with_a_clock(1.0, resumes=resumes))
+    sent = [i for i, e in enumerate(entries(tmp_path / "whole")) if e.type == "batch.sent"]
+    with pytest.raises(Killed):
+        run(place, with_a_clock(1.0, resumes=resumes), failpoint=at("after", sent[1]))
+    before = entries(place)
+    with pytest.raises(BarnraiseError) as diverged:
+        run(place, with_a_clock(2.0, resumes=resumes), calls)
+    error = diverged.value
+    assert error.code == "R101" and error.what.endswith(operation)
+    assert "recorded: send train to site-00, site-01; content sha256:" in error.evidence
+    assert "differs:  content" in error.evidence
+    assert entries(place) == before and calls == []
 
 
 # --- directories that are not this run's ------------------------------------------------------------------
@@ -389,11 +442,13 @@ def test_another_config_seed_or_membership_is_refused_naming_both(tmp_path: Path
     assert run(tmp_path / "run", apps.sealing()).outcome.finished_before
 
 
-def test_a_lost_journal_is_not_taken_for_a_new_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worked", ["members", "nodes"])
+def test_a_lost_journal_is_not_taken_for_a_new_run(tmp_path: Path, worked: str) -> None:
     with pytest.raises(Killed):
-        run(tmp_path / "run", apps.sealing(), failpoint=at("after", 7))
-    for file in (tmp_path / "run").glob("journal.db*"):
+        run(tmp_path / "run", apps.sealing(), failpoint=at("after", 10))
+    for file in (tmp_path / "run").glob("journal.*"):
         file.unlink()
+    (tmp_path / "run" / "members").rename(tmp_path / "run" / worked)
     with pytest.raises(BarnraiseError) as lost:
         run(tmp_path / "run", apps.sealing())
     assert lost.value.code == "D106" and "lost" in lost.value.what

@@ -1,20 +1,25 @@
 """The laws (DESIGN §4), one test named after each, as far as one process can show them.
 
-L7 (the site decides) and L9 (one semantics) need the node and the session, L8 (checkable) the release.
+L7 (the site decides) and L9 (one semantics) need the node and the session, L8 (checkable) also the
+release; here stands what it says of the log.
 What each law means in detail stands in the tests of its parts; here it is held end to end.
 """
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import apps
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine_kit import NAMES, Bench, errors, good, member
 from flwr.app import MetricRecord
 from hypothesis import given, settings
@@ -25,10 +30,15 @@ from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.fleet import Delivery, Receipt
 from barnraise.coordinator.intake import Demands, Weight
 from barnraise.coordinator.journal import Journal
+from barnraise.coordinator.log import Log
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.content import Envelope
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.merkle import ProofError
+from barnraise.protocols.notes import NoteError, verifier_key
+from barnraise.protocols.tlog_proof import TlogProof
 from barnraise.strategies import FedAvg
 from barnraise.testing import Federation
 
@@ -195,6 +205,47 @@ def test_l6_flat_memory_for_more_members_and_more_rounds() -> None:
     few = peak(8, 2)
     assert peak(32, 2) < few + 16.0
     assert peak(8, 8) < few + 16.0
+
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: TMP) -> Path:
+    """The directory of a finished run."""
+    place = tmp_path_factory.mktemp("l8") / "run"
+    Federation(members=2).run(apps.everything(), apps.client_app(), directory=place)
+    return place
+
+
+def changed(data: bytes, at: float, bit: int) -> bytes:
+    """One bit of it is another; `at` says which byte, as a share of its length."""
+    position = min(int(at * len(data)), len(data) - 1)
+    return data[:position] + bytes([data[position] ^ (1 << bit)]) + data[position + 1 :]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 7))
+@settings(deadline=None, max_examples=40)
+def test_l8_checkable_any_changed_bit_of_an_entry_or_of_its_proof_fails(
+    finished: Path, tmp_path_factory: TMP, which: float, at: float, bit: int
+) -> None:
+    with closing(Log(finished / "journal.db", KEY)) as log:
+        vkey = verifier_key(log.origin, KEY.public_key().public_bytes_raw())
+        size = log.size()
+        index = min(int(which * size), size - 1)
+        entry, note = log.entry(index), log.checkpoint()
+        proof = TlogProof(index, tuple(log.inclusion(index, size)), note).encode()
+    assert TlogProof.decode(proof).check(entry, vkey).size == size
+    with pytest.raises(ProofError):
+        TlogProof.decode(proof).check(changed(entry, at, bit), vkey)
+    with pytest.raises((ProofError, NoteError)):
+        TlogProof.decode(changed(proof, at, bit)).check(entry, vkey)
+    copy = tmp_path_factory.mktemp("copy") / "journal.db"
+    shutil.copyfile(finished / "journal.db", copy)
+    with closing(sqlite3.connect(copy)) as db, db:
+        db.execute("UPDATE entries SET entry=? WHERE idx=?", (changed(entry, at, bit), index))
+    with closing(Journal(copy)) as journal, pytest.raises(BarnraiseError, match="damaged"):
+        journal.check()
 
 
 def test_l10_never_silent(tmp_path: Path) -> None:
