@@ -152,7 +152,9 @@ Global___FromNode: _TypeAlias = FromNode  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """The first message of a session."""
+    """The first message of a session. With `run` empty the site is there for whatever run is open under one of
+    its `agreements`, and attends idle while there is none.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,6 +162,7 @@ class Hello(_message.Message):
     APP_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    AGREEMENTS_FIELD_NUMBER: _builtins.int
     LOG_SIZE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """the run that this site approved; empty if none"""
@@ -170,6 +173,10 @@ class Hello(_message.Message):
     """seconds since 1970; a difference is a warning and decides nothing"""
     log_size: _builtins.int
     """of the last checkpoint that this node has seen of the log; 0 for none"""
+    @_builtins.property
+    def agreements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """digests of those that this site approved and may work under now"""
+
     def __init__(
         self,
         *,
@@ -177,11 +184,12 @@ class Hello(_message.Message):
         app: _builtins.str = ...,
         version: _builtins.str = ...,
         clock: _builtins.float = ...,
+        agreements: _abc.Iterable[_builtins.str] | None = ...,
         log_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "clock", b"clock", "log_size", b"log_size", "run", b"run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "app", b"app", "clock", b"clock", "log_size", b"log_size", "run", b"run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,18 +201,22 @@ class State(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """idle, fetching, training, evaluating, answering, delivering, restarting"""
     order: _builtins.str
+    held: _builtins.str
+    """why the site holds back now (paused, hours, approval); empty if it does not"""
     def __init__(
         self,
         *,
         state: _builtins.str = ...,
         order: _builtins.str = ...,
+        held: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "order", b"order", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +259,7 @@ class ToNode(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     DISMISSAL_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
@@ -256,6 +269,8 @@ class ToNode(_message.Message):
     def receipt(self) -> Global___Receipt: ...
     @_builtins.property
     def dismissal(self) -> Global___Dismissal: ...
+    @_builtins.property
+    def notice(self) -> Global___Notice: ...
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """a checkpoint to be seen"""
@@ -267,21 +282,43 @@ class ToNode(_message.Message):
         order: Global___Order | None = ...,
         receipt: Global___Receipt | None = ...,
         dismissal: Global___Dismissal | None = ...,
+        notice: Global___Notice | None = ...,
         evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dismissal", b"dismissal", "evidence", b"evidence", "notice", b"notice", "order", b"order", "receipt", b"receipt", "said", b"said", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal", "evidence"]  # noqa: Y015
+    _WhichOneofReturnType_said: _TypeAlias = _typing.Literal["welcome", "order", "receipt", "dismissal", "notice", "evidence"]  # noqa: Y015
     _WhichOneofArgType_said: _TypeAlias = _typing.Literal["said", b"said"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_said) -> _WhichOneofReturnType_said | None: ...
 
 Global___ToNode: _TypeAlias = ToNode  # noqa: Y015
 
 @_typing.final
+class Notice(_message.Message):
+    """Something to ask for: "proposals"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notice: _TypeAlias = Notice  # noqa: Y015
+
+@_typing.final
 class Welcome(_message.Message):
-    """The answer to Hello."""
+    """The answer to Hello. `run` is empty while no run is open that this member may work for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -290,6 +327,7 @@ class Welcome(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     federation: _builtins.str
     run: _builtins.str
@@ -297,6 +335,8 @@ class Welcome(_message.Message):
     """Flower's, as a decimal number"""
     member: _builtins.str
     clock: _builtins.float
+    agreement: _builtins.str
+    """under which the run was opened; empty if under none"""
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """of run.opened"""
@@ -309,11 +349,12 @@ class Welcome(_message.Message):
         run_id: _builtins.str = ...,
         member: _builtins.str = ...,
         clock: _builtins.float = ...,
+        agreement: _builtins.str = ...,
         evidence: Global___Evidence | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "evidence", b"evidence", "federation", b"federation", "member", b"member", "run", b"run", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "clock", b"clock", "evidence", b"evidence", "federation", b"federation", "member", b"member", "run", b"run", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,6 +795,174 @@ class Taken(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Taken: _TypeAlias = Taken  # noqa: Y015
+
+@_typing.final
+class ProposalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposalsRequest: _TypeAlias = ProposalsRequest  # noqa: Y015
+
+@_typing.final
+class ProposalList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Proposal]: ...
+    def __init__(
+        self,
+        *,
+        proposals: _abc.Iterable[Global___Proposal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposals", b"proposals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposalList: _TypeAlias = ProposalList  # noqa: Y015
+
+@_typing.final
+class Proposal(_message.Message):
+    """An agreement that stands open, or holds. What it binds is in `agreement`; the rest is how to get at it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    CHARTER_SIZE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    agreement: _builtins.bytes
+    """canonical JSON: federation, log, charter, app, members, quorum"""
+    name: _builtins.str
+    """of the charter or app, for people"""
+    adopted: _builtins.str
+    """RFC 3339: since when it is asked for"""
+    signed: _builtins.bool
+    """by this member"""
+    charter_size: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppFile]:
+        """whose sorted (path, digest) list has the agreement's app digest"""
+
+    def __init__(
+        self,
+        *,
+        agreement: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+        adopted: _builtins.str = ...,
+        signed: _builtins.bool = ...,
+        charter_size: _builtins.int = ...,
+        files: _abc.Iterable[Global___AppFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "agreement", b"agreement", "charter_size", b"charter_size", "files", b"files", "name", b"name", "signed", b"signed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proposal: _TypeAlias = Proposal  # noqa: Y015
+
+@_typing.final
+class AppFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    digest: _builtins.str
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "path", b"path", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppFile: _TypeAlias = AppFile  # noqa: Y015
+
+@_typing.final
+class Signed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """a DSSE envelope, JSON"""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Signed: _TypeAlias = Signed  # noqa: Y015
+
+@_typing.final
+class SignReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNED_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    signed: _builtins.int
+    """how many have, this one included"""
+    quorum: _builtins.int
+    def __init__(
+        self,
+        *,
+        signed: _builtins.int = ...,
+        quorum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quorum", b"quorum", "signed", b"signed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignReply: _TypeAlias = SignReply  # noqa: Y015
+
+@_typing.final
+class LeaveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """which runs and rounds hold the member's work"""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveReply: _TypeAlias = LeaveReply  # noqa: Y015
 
 @_typing.final
 class CheckpointRequest(_message.Message):

@@ -336,6 +336,213 @@ class Exchange(object):
             _registered_method=True)
 
 
+class MembershipStub(object):
+    """What members are asked to agree on, and what they say to it. On the session port.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Proposals = channel.unary_unary(
+                '/barnraise.v1.Membership/Proposals',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.ProposalsRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.ProposalList.FromString,
+                _registered_method=True)
+        self.Material = channel.unary_stream(
+                '/barnraise.v1.Membership/Material',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.FetchRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.Sign = channel.unary_unary(
+                '/barnraise.v1.Membership/Sign',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.SignReply.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/barnraise.v1.Membership/Leave',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.LeaveReply.FromString,
+                _registered_method=True)
+
+
+class MembershipServicer(object):
+    """What members are asked to agree on, and what they say to it. On the session port.
+    """
+
+    def Proposals(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Material(self, request, context):
+        """only digests that a standing proposal names
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sign(self, request, context):
+        """DSSE by the identity key, kind "charter", {federation, agreement}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """DSSE by the identity key, kind "leave", {federation, member, at}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MembershipServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Proposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.Proposals,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.ProposalsRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.ProposalList.SerializeToString,
+            ),
+            'Material': grpc.unary_stream_rpc_method_handler(
+                    servicer.Material,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.Chunk.SerializeToString,
+            ),
+            'Sign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sign,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.Signed.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.SignReply.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.Signed.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.LeaveReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'barnraise.v1.Membership', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('barnraise.v1.Membership', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Membership(object):
+    """What members are asked to agree on, and what they say to it. On the session port.
+    """
+
+    @staticmethod
+    def Proposals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Membership/Proposals',
+            barnraise_dot_protocols_dot_federation__pb2.ProposalsRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.ProposalList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Material(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/barnraise.v1.Membership/Material',
+            barnraise_dot_protocols_dot_federation__pb2.FetchRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Membership/Sign',
+            barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.SignReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Membership/Leave',
+            barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class TransparencyStub(object):
     """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded.
     """

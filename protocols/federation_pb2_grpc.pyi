@@ -85,6 +85,54 @@ class ExchangeServicer(metaclass=_abc_1.ABCMeta):
 
 def add_ExchangeServicer_to_server(servicer: ExchangeServicer, server: _grpc.Server) -> None: ...
 
+class MembershipStub:
+    """What members are asked to agree on, and what they say to it. On the session port."""
+
+    def __init__(self, channel: _grpc.Channel) -> None: ...
+    Proposals: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ProposalsRequest, _federation_pb2.ProposalList]
+    Material: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchRequest, _federation_pb2.Chunk]
+    """only digests that a standing proposal names"""
+    Sign: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Signed, _federation_pb2.SignReply]
+    """DSSE by the identity key, kind "charter", {federation, agreement}"""
+    Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Signed, _federation_pb2.LeaveReply]
+    """DSSE by the identity key, kind "leave", {federation, member, at}"""
+
+class MembershipServicer(metaclass=_abc_1.ABCMeta):
+    """What members are asked to agree on, and what they say to it. On the session port."""
+
+    @_abc_1.abstractmethod
+    def Proposals(
+        self,
+        request: _federation_pb2.ProposalsRequest,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.ProposalList: ...
+
+    @_abc_1.abstractmethod
+    def Material(
+        self,
+        request: _federation_pb2.FetchRequest,
+        context: _grpc.ServicerContext,
+    ) -> _abc.Iterator[_federation_pb2.Chunk]:
+        """only digests that a standing proposal names"""
+
+    @_abc_1.abstractmethod
+    def Sign(
+        self,
+        request: _federation_pb2.Signed,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.SignReply:
+        """DSSE by the identity key, kind "charter", {federation, agreement}"""
+
+    @_abc_1.abstractmethod
+    def Leave(
+        self,
+        request: _federation_pb2.Signed,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.LeaveReply:
+        """DSSE by the identity key, kind "leave", {federation, member, at}"""
+
+def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _grpc.Server) -> None: ...
+
 class TransparencyStub:
     """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded."""
 

@@ -41,7 +41,9 @@ def sources(*folders: str) -> list[Path]:
 
 
 ROOM_FILES = sources(*ROOMS)
-STUBS = ("federation_pb2.py", "federation_pb2_grpc.py")  # generated; a test compares them
+STUBS = tuple(  # generated; a test compares them
+    f"{proto}_pb2{kind}.py" for proto in ("federation", "control") for kind in ("", "_grpc")
+)
 FRONT_DOOR = [
     p
     for p in sources("src/barnraise")
