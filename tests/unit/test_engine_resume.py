@@ -253,7 +253,9 @@ def test_resume_goes_on_behind_the_seal_without_running_earlier_rounds(
     assert fed.execute(plan, place).digest == whole.digest
     assert done == [5, 6]
     opened = nth(place, "run.opened")
-    earlier = [i for i in read[: read.index(seals[3]) + 1] if i > opened + 2]  # it looks ahead by two
+    earlier = [
+        i for i in read[: read.index(seals[3]) + 1] if i > opened + 2
+    ]  # it looks ahead by two
     assert min(earlier) >= seals[3], "what lies before the seal was read"
 
 
