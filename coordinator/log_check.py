@@ -18,6 +18,7 @@ from pathlib import Path
 from barnraise.coordinator.log import Log
 from barnraise.coordinator.shelf import Shelf
 from barnraise.protocols import merkle, notes
+from barnraise.protocols.content import ContentError, Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.log_rules import Rules
 from barnraise.protocols.notes import Checkpoint, NoteError
@@ -66,6 +67,7 @@ def check_log(directory: Path) -> Checked:
 
 
 def _check_blobs(found: Checked, shelf: Shelf, named: dict[str, int]) -> None:
+    named = named | {blob: i for digest, i in named.items() for blob in _arrays(shelf, digest)}
     states = {digest: shelf.state(digest) for digest in named}
     for digest, state in states.items():
         if state == "damaged":
@@ -73,6 +75,15 @@ def _check_blobs(found: Checked, shelf: Shelf, named: dict[str, int]) -> None:
     whole = sum(state == "whole" for state in states.values())
     gone = sum(state == "gone" for state in states.values())
     found.facts.append(f"{whole} blobs that entries name are there and whole, {gone} are not kept")
+
+
+def _arrays(shelf: Shelf, digest: str) -> list[str]:
+    """The blobs that a content's envelope names; none for what is no envelope."""
+    data = shelf.envelope(digest)
+    try:
+        return list(Envelope.decode(data).blobs()) if data is not None else []
+    except ContentError:
+        return []
 
 
 def _check_witnesses(found: Checked, log: Log, rules: Rules) -> None:

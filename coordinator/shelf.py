@@ -29,6 +29,14 @@ class Shelf:
             return path.read_bytes() if path.stat().st_size <= _LARGEST else None
         return self._envelope(digest)
 
+    def envelope(self, digest: str) -> bytes | None:
+        """A small blob, if it may be an envelope: those lie together, but for large ones."""
+        if is_digest(digest) and self._path(digest).is_file():
+            with self._path(digest).open("rb") as file:
+                if file.read(1) != b"{":
+                    return None
+        return self.read(digest)
+
     def state(self, digest: str) -> str:
         """`whole`, `damaged` or `gone`. Memory: one chunk."""
         if not is_digest(digest):
