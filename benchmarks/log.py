@@ -1,9 +1,10 @@
 """The log at length: appends, opening, checkpoints and inclusion proofs of a journal of many entries.
 
-    python benchmarks/log.py [ENTRIES]      (default 200,000)
+    python benchmarks/log.py [ENTRIES [ROUNDS]]      (default 200,000 entries, 1,000 rounds)
 
 Prints one JSON object. `append_us` is without the fsync (the journal is a throw-away one) and one entry
-at a time, over the last tenth; `append_durable_us` is one entry with its fsync. Proofs are checked.
+at a time; `append_durable_us` is one entry with its fsync. Proofs are checked. `checked` says how long
+`barnraise log check` takes over a run of so many rounds with 10 members.
 """
 
 from __future__ import annotations
@@ -14,16 +15,26 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from barnraise.coordinator.fleet import Delivery
+from barnraise.coordinator.founding import Founding
 from barnraise.coordinator.journal import Journal
+from barnraise.coordinator.local import LocalMember
 from barnraise.coordinator.log import Log
-from barnraise.protocols import merkle, notes
+from barnraise.coordinator.log_check import check_log
+from barnraise.coordinator.runlog import RunLog, verdict_fact
+from barnraise.protocols import merkle, notes, statements
+from barnraise.protocols.blobs import BlobStore
+from barnraise.protocols.canonical import digest
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.identity import order_id, site_names
 
+APP = digest(b"app")
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TOGETHER = 1000  # entries in one append while the journal is filled
 PROOFS, SINGLE = 500, 2000
@@ -104,6 +115,55 @@ def prove(path: Path) -> dict[str, float]:
     }
 
 
+# --- a whole log, checked -----------------------------------------------------------------------------
+
+
+def rounds(folder: Path, count: int, members: int) -> dict[str, Any]:
+    """Seconds that `barnraise log check` takes over `count` rounds of `members` signed replies."""
+    founding = Founding(
+        "bench", b"s", [LocalMember.simulated(b"s", n, {}) for n in site_names(members)], APP, None
+    )
+    journal = Journal(folder / "journal.db", durable=False)
+    log = RunLog(
+        "00000000000000aa", journal, BlobStore(folder / "blobs"), lambda: "2026-01-01T00:00:00Z"
+    )
+    who = [[m.member.name, m.member.public_key.hex()] for m in founding.members]
+    body = {"federation": "bench", "app": {"name": "x", "digest": APP}, "members": who}
+    log.open(founding.facts(), body)
+    for number in range(1, count + 1):
+        log.write(*one_round(number, founding.members))
+    log.write(("run.closed", {"model": APP, "named": True, "report": {}}))
+    journal.close()
+    started = time.perf_counter()
+    found = check_log(folder)
+    assert not found.problems, found.problems[:3]
+    return {"rounds": count, "members": members, "check_s": round(time.perf_counter() - started, 2)}
+
+
+def one_round(number: int, members: Sequence[LocalMember]) -> list[tuple[str, dict[str, Any]]]:
+    names = [m.member.name for m in members]
+    orders = [{"type": "train", "group": "", "content": APP, "ttl": 9, "members": names}]
+    sent = {"batch": number, "kind": "send", "timeout": None, "orders": orders}
+    verdicts, accepted = [], {}
+    for m in members:
+        order = order_id("00000000000000aa", number, m.member.name, "train", "", APP, 0)
+        said = statements.reply_payload(
+            "bench", "00000000000000aa", order, APP, statements.NO_POLICY
+        )
+        statement = statements.sign(m.key, m.member.name, "reply", said)
+        delivery = Delivery(order, m.member.name, APP, 1, statement, 0.0)
+        verdicts.append(verdict_fact(delivery, number, "accepted", "", ""))
+        accepted[order] = APP
+    closed = {"batch": number, "reason": "all answered", "accepted": accepted}
+    seal = {"round": number, "model": APP, "content": APP, "report": {}, "batches": number}
+    return [
+        ("batch.sent", sent),
+        *verdicts,
+        ("batch.closed", {**closed, "set_aside": {}, "absent": [], "void": False}),
+        ("round.sealed", {**seal, "open": []}),
+    ]
+
+
 def vkey() -> str:
     return notes.verifier_key("bench/log", KEY.public_key().public_bytes_raw())
 
@@ -111,7 +171,11 @@ def vkey() -> str:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with tempfile.TemporaryDirectory(prefix="barnraise-log-") as folder:
-        print(json.dumps(measure(count, Path(folder))))
+        check, many = Path(folder, "check"), Path(folder, "many")
+        check.mkdir()
+        many.mkdir()
+        checked = rounds(check, int(sys.argv[2]) if len(sys.argv) > 2 else 1000, 10)
+        print(json.dumps({**measure(count, many), "checked": checked}))
 
 
 if __name__ == "__main__":

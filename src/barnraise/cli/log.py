@@ -19,8 +19,9 @@ from barnraise.coordinator.log_check import JOURNAL, MOST, Checked, check_log, l
 from barnraise.coordinator.shelf import Shelf
 from barnraise.protocols import notes
 from barnraise.protocols.canonical import is_digest
-from barnraise.protocols.entries import Entry, EntryError
+from barnraise.protocols.entries import MAX_ENTRY, Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import disk_errors
 from barnraise.protocols.log_rules import Rules
 from barnraise.protocols.merkle import ProofError
 from barnraise.protocols.tlog_proof import MAX_PROOF, TlogProof
@@ -77,12 +78,16 @@ def prove(
     with closing(_signing(directory)) as log:
         index = _found(log, entry)
         data, proof = log.entry(index), log.prove(index)
+        key = Entry.decode(log.entry(0)).body["log"]
     text = proof.encode()
     if output is not None:
-        output.write_bytes(text)
-        output.with_name(f"{output.name}.entry").write_bytes(data)
-        told = f"next: barnraise log check {shlex.quote(str(output))} --key KEY --entry FILE"
-        _say(f"{output} proves {output}.entry\n{told}")
+        beside = output.with_name(f"{output.name}.entry")
+        with disk_errors(output):
+            output.write_bytes(text)
+            beside.write_bytes(data)
+        _say(f"{output} proves that the log {log.origin} holds {beside}")
+        files = f"{shlex.quote(str(output))} --entry {shlex.quote(str(beside))}"
+        _say(f"next: barnraise log check {files} --key {shlex.quote(key)}")
     elif not as_json:
         sys.stdout.write(text.decode())
     return {"ok": True, "index": index, "entry": data.decode(), "proof": text.decode()}
@@ -147,11 +152,13 @@ def _check_proof(path: Path, entry: Path | None, key: str | None) -> dict[str, A
             "--entry FILE and --key VKEY are needed; an invite and a charter name the key",
             next="barnraise log check --help",
         )
-    with path.open("rb") as file:
+    with disk_errors(path), path.open("rb") as file:
         data = file.read(MAX_PROOF + 1)
+    with disk_errors(entry), entry.open("rb") as file:
+        held = file.read(MAX_ENTRY + 1)
     try:
         proof = TlogProof.decode(data)
-        checkpoint = proof.check(entry.read_bytes(), key)
+        checkpoint = proof.check(held, key)
     except (ProofError, ValueError) as error:
         raise BarnraiseError(
             "L104", f"{path} does not prove {entry}", str(error), next="ask for the proof again"
