@@ -167,3 +167,22 @@ def test_json_entries_are_the_entries(barnraise: Command, ran: Path) -> None:
     held = [{"index": i, **json.loads(data)} for i, data in enumerate(log.raw())]
     log.close()
     assert shown["entries"] == held and shown["size"] == len(held)
+
+
+def before_the_run(barnraise: Command, directory: str) -> list[tuple[str, object]]:
+    entries = barnraise("log", "show", directory, "--json").object["entries"]
+    found = [(e["type"], e["body"]) for e in entries]
+    return found[: [type_ for type_, _ in found].index("run.opened") + 1]
+
+
+def test_l9_nodes_of_their_own_are_founded_and_logged_alike(
+    barnraise: Command, make_app: AppMaker
+) -> None:
+    app = make_app()
+    for directory, more in (("local", []), ("nodes", ["--processes"])):
+        done = barnraise("sim", "run", app, "--sites", "2", "--dir", directory, *more)
+        assert done.code == 0, done.err
+        checked = barnraise("log", "check", directory, "--json")
+        assert checked.code == 0, checked.err
+    assert before_the_run(barnraise, "local") == before_the_run(barnraise, "nodes")
+    assert barnraise("log", "prove", "4", "nodes").out.startswith("c2sp.org/tlog-proof@v1\n")
