@@ -18,13 +18,20 @@ from barnraise.coordinator.journal import Journal
 from barnraise.protocols import merkle
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the one run of this file is kept."""
+    return tmp_path_factory.mktemp("kept") / "d"
+
+
 @pytest.fixture
-def ran(barnraise: Command, make_odd_app: AppMaker, tmp_path: Path) -> Path:
-    """Three members, of which one sends what nobody can use."""
-    app = make_odd_app("tiny", {2: 'arrays["w"] = arrays["w"] * np.float32("nan")'})
-    done = barnraise("sim", "run", app, "--sites", "3", "--dir", "d", "--json")
-    assert done.code == 0, done.err
-    return tmp_path / "d"
+def ran(barnraise: Command, make_odd_app: AppMaker, tmp_path: Path, kept: Path) -> Path:
+    """A copy of a run of three members, of which one sends what nobody can use."""
+    if not kept.exists():
+        app = make_odd_app("tiny", {2: 'arrays["w"] = arrays["w"] * np.float32("nan")'})
+        done = barnraise("sim", "run", app, "--sites", "3", "--dir", kept, "--json")
+        assert done.code == 0, done.err
+    return shutil.copytree(kept, tmp_path / "d")
 
 
 def key_of(barnraise: Command) -> str:
