@@ -18,7 +18,7 @@ from barnraise.coordinator.journal import Journal
 from barnraise.protocols.errors import BarnraiseError
 
 APP = "everything"
-KILLED_AT = "after:16"
+KILLED_AT = "after:19"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_an_older_journal_under_a_newer_mark_is_refused(
 ) -> None:
     """A backup of the journal alone takes back what members hold receipts for."""
     newer = shutil.copytree(merged, tmp_path / "newer" / "run")
-    assert driven.run(APP, newer, "after:20").killed
+    assert driven.run(APP, newer, "after:23").killed
 
     def restore(place: Path) -> None:
         (place / "journal.db-wal").unlink()
