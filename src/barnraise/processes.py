@@ -68,7 +68,7 @@ class Processes:
             authority = _authority(setting)
             stack.callback(authority.close)
             log = stack.enter_context(
-                closing(Log(place.journal.path, authority.log_key, FEDERATION))
+                closing(Log(setting.place.journal.path, authority.log_key, FEDERATION))
             )
             fleet = _fleet(setting, authority, f"{HOST}:{self.port}", log)
             session = f"{HOST}:{fleet.serve()}"

@@ -11,7 +11,7 @@ import click
 import typer
 
 from barnraise import __version__
-from barnraise.cli import sim
+from barnraise.cli import log, sim
 from barnraise.cli.demo import demo
 from barnraise.cli.report import Report
 from barnraise.protocols.errors import BarnraiseError
@@ -46,6 +46,7 @@ def command() -> click.Command:
     )
     app.callback()(_root)
     app.command("demo", rich_help_panel="For everyone")(demo)
+    app.add_typer(log.verbs(), name="log", rich_help_panel="For auditors")
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)
 
