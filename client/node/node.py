@@ -270,6 +270,7 @@ class Node:
                 "code": str(approved.code),
                 "stores": [str(path) for path in self._spool.stores()],
                 "outgoing": str(self._spool.outgoing),
+                "spares": str(self._spool.spares.folder),
             }
         )
         self._alive = True

@@ -5,6 +5,7 @@
     NODE_DIR/spool/inbox/…        contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
+    NODE_DIR/spool/spare/…        large files that are written over by what comes next
 
 Owned by the daemon's main thread. The thread that fetches writes into `partial` alone.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints
+from barnraise.client.node.spares import Spares
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import is_digest
@@ -99,11 +101,14 @@ class Spool:
         self.partial, self.outgoing = root / "partial", root / "outgoing"
         for folder in (self.partial, self.outgoing):
             folder.mkdir(parents=True, exist_ok=True)
+        self.spares = Spares(root / "spare")
+        self.spares.clear()
         self._blobs = BlobStore(root)
         self._inbox = BlobStore(root / "inbox", durable=False)
         self._unchecked = set(self._inbox.all())
         self._path = root / "current.json"
         self.kept = self._read(run)
+        self._drop_but(self._blobs, self.kept.contents())
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -256,4 +261,5 @@ class Spool:
             if store.has(content):
                 needed.update(Envelope.decode(store.read(content)).blobs())
         for digest in set(store.all()) - needed:
+            self.spares.keep(store.path(digest))
             store.drop(digest)
