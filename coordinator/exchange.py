@@ -33,10 +33,14 @@ Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
 @dataclass(frozen=True)
 class Handed:
-    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them."""
+    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them.
+
+    Those that are `synced` are on the disk, as far as their bytes go.
+    """
 
     delivery: Delivery
     files: Mapping[str, Path]
+    synced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ class Exchange(ExchangeServicer):
                 self._office.presence.detail(
                     name, "delivering", percent(arrival.done, arrival.total)
                 )
-        self._hand_in(name, desk, offer, offer.size, arrival.files)
+        synced = frozenset(arrival.synced)
+        self._hand_in(name, desk, offer, offer.size, arrival.files, synced)
         yield pb.ToMember(taken=pb.Taken())
 
     def _arrival(self, name: str, desk: Desk, offer: Offer) -> Arrival:
@@ -184,12 +189,18 @@ class Exchange(ExchangeServicer):
         return said
 
     def _hand_in(
-        self, name: str, desk: Desk, offer: Offer, size: int, files: Mapping[str, Path]
+        self,
+        name: str,
+        desk: Desk,
+        offer: Offer,
+        size: int,
+        files: Mapping[str, Path],
+        synced: frozenset[str] = frozenset(),
     ) -> None:
         if desk.take(offer.order):
             at = self._office.now()
             delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
-            self._office.hand_in(Handed(delivery, files))
+            self._office.hand_in(Handed(delivery, files, synced))
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class BlobStore:
         self.root = root
         self._durable = durable
         self._pending: dict[str, Path] = {}
+        self._synced: set[str] = set()  # of those, the ones whose bytes are durable
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
         self._files = str(root / "sha256")
@@ -57,9 +58,10 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, synced: bool = False) -> None:
         """Take in a file of the same file system whose bytes have this digest, as its writer made sure.
 
+        `synced`: the writer has made these bytes durable as well.
         It is renamed, or removed if the blob is here. A file that is gone was taken in before.
         """
         if self.has(digest):
@@ -69,6 +71,8 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             path.rename(temp)
             self._pending[digest] = temp
+            if synced:
+                self._synced.add(digest)
 
     def put_envelope(self, data: bytes) -> str:
         """The same for an envelope, which is small."""
@@ -80,7 +84,7 @@ class BlobStore:
             return
         touched = set() if self._folders else {self.root, self.root.parent}
         for digest, temp in self._pending.items():
-            if self._durable:
+            if self._durable and digest not in self._synced:
                 _fsync(temp)
             final = self._final(digest)
             folder = final.parent
@@ -95,6 +99,7 @@ class BlobStore:
             for folder in touched:
                 _fsync(folder)
         self._pending.clear()
+        self._synced.clear()
 
     def has(self, digest: str) -> bool:
         return digest in self._pending or self._final(digest).is_file()
@@ -148,6 +153,7 @@ class BlobStore:
         """Forget a blob that nothing names any more."""
         self.path(digest).unlink(missing_ok=True)
         self._pending.pop(digest, None)
+        self._synced.discard(digest)
         self._specs.pop(digest, None)
 
     def all(self) -> Iterator[str]:

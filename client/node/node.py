@@ -39,6 +39,7 @@ from barnraise.protocols.randomness import derive
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset({"N205", "N207", "N208"})  # no repetition makes such a reply acceptable
+SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
 _SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
@@ -85,6 +86,7 @@ class Node:
         self._worker = Worker(home, approval.memory, mail.post)
         self._link = Link(site.connect, self._hello, mail.post)
         self._alive = False
+        self._sweep_at = math.inf
         self._admitted = False
         self._refusing = ""
         self._last_content: set[str] = set()
@@ -121,10 +123,13 @@ class Node:
         if stub is not None and (reply := self._desk.next_delivery(now)) is not None:
             self._deliver(stub, reply)
         self._say_state()
+        self._sweep_if_due()
 
     def _patience(self) -> float | None:
         """Seconds until something may be due without a new fact; None for no such time."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
+        if not self._desk.expecting:
+            wake = min(wake, self._sweep_at)
         return None if wake == math.inf else max(0.0, wake - time.monotonic())
 
     def _say_state(self) -> None:
@@ -432,9 +437,15 @@ class Node:
         self._desk.again(order)
 
     def _sweep(self) -> None:
-        """Drop what nothing needs; the last order's content stays, for the next often shares its blobs."""
-        if not self._desk.expecting:
-            self._spool.sweep(self._desk.contents() | self._last_content)
+        """Drop what nothing needs, in a moment in which there may be nothing better to do."""
+        self._sweep_at = min(self._sweep_at, time.monotonic() + SWEEP_AFTER)
+
+    def _sweep_if_due(self) -> None:
+        """The last order's content stays, for the next often shares its blobs."""
+        if time.monotonic() < self._sweep_at or self._desk.expecting:
+            return
+        self._sweep_at = math.inf
+        self._spool.sweep(self._desk.contents() | self._last_content)
 
 
 class _Teller:

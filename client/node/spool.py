@@ -108,6 +108,7 @@ class Spool:
         self._unchecked = set(self._inbox.all())
         self._path = root / "current.json"
         self.kept = self._read(run)
+        self._forgotten = False  # something that is still in current.json
         self._drop_but(self._blobs, self.kept.contents())
         self.empty_outgoing()
 
@@ -152,17 +153,20 @@ class Spool:
         self.commit(Answer(order, content), sign)
 
     def forget(self, order: str) -> None:
-        """Its receipt has come."""
+        """Its receipt has come. Durable with the next commit or sweep: until then a kill costs one repeat."""
         replies = {o: reply for o, reply in self.kept.replies.items() if o != order}
         done = (*self.kept.done, order)[-self._remembered :]
-        self._replace(replace(self.kept, replies=replies, done=done))
-        failpoints.reach("daemon:forgotten")
+        self.kept = replace(self.kept, replies=replies, done=done)
+        self._forgotten = True
 
     def _replace(self, kept: Kept) -> None:
         data = kept.encode()
         failpoints.reach("daemon:written")
         files.replace(self._path, data)
         self.kept = kept
+        if self._forgotten:
+            self._forgotten = False
+            failpoints.reach("daemon:forgotten")
 
     def _adopt(self, content: str) -> None:
         """Take a content's files over from the worker. What is kept already is not looked at again."""
@@ -249,6 +253,8 @@ class Spool:
 
         Not while something is being fetched.
         """
+        if self._forgotten:
+            self._replace(self.kept)
         self._drop_but(self._blobs, self.kept.contents())
         self._drop_but(self._inbox, contents)
         for path in self.partial.iterdir():
