@@ -23,10 +23,13 @@ from barnraise.coordinator.desk import Desk, Part, Standing
 from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.incoming import Arrival, Offer
 from barnraise.coordinator.presence import Presence, percent
+from barnraise.coordinator.turns import Turns
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.transfers import CHUNK
+
+AT_ONCE = 3  # deliveries that move at a time; those whose peer is slow come on top
 
 Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
@@ -76,6 +79,7 @@ class Exchange(ExchangeServicer):
         self._office = office
         self._lock = threading.Lock()
         self._unknown = 0
+        self._turns = Turns(AT_ONCE)
 
     @property
     def unknown(self) -> int:
@@ -157,9 +161,10 @@ class Exchange(ExchangeServicer):
             wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
             yield pb.ToMember(wanted=pb.Wanted(parts=wants))
             while not arrival.complete:
-                piece = self._piece(pieces)
-                with disk_refusals():
-                    arrival.piece(piece.digest, piece.offset, piece.data)
+                with self._turns.taken():
+                    piece = self._piece(pieces)
+                    with disk_refusals():
+                        arrival.piece(piece.digest, piece.offset, piece.data)
                 self._office.presence.detail(
                     name, "delivering", percent(arrival.done, arrival.total)
                 )
