@@ -29,7 +29,7 @@ from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.transfers import CHUNK
 
-AT_ONCE = 3  # deliveries that move at a time; those whose peer is slow come on top
+AT_ONCE = 3  # transfers that move at a time, in and out; those whose peer is slow come on top
 
 Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
@@ -79,7 +79,7 @@ class Exchange(ExchangeServicer):
         self._office = office
         self._lock = threading.Lock()
         self._unknown = 0
-        self._turns = Turns(AT_ONCE)
+        self._turns, self._turns_out = Turns(AT_ONCE), Turns(AT_ONCE)
 
     @property
     def unknown(self) -> int:
@@ -99,7 +99,8 @@ class Exchange(ExchangeServicer):
         at = request.offset
         for data in self._read(part, at):
             at += len(data)
-            yield bulk.chunk(data)
+            with self._turns_out.taken():
+                yield bulk.chunk(data)
             self._office.presence.detail(name, "fetching", percent(at, part.size))
 
     def _read(self, part: Part, at: int) -> Iterator[bytes]:

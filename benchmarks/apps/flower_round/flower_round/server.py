@@ -1,7 +1,7 @@
 """The ServerApp: FedAvg without evaluation; prints the seconds a round, and nothing else.
 
-Flower's own, and the model made as Flower's examples make it; or, where `strategy` is "ours", Barnraise's,
-which runs on Flower's engines as well, and the model made without a second copy of it.
+Flower's own, and the model made as Flower's examples make it; or, where `strategy` is "ours",
+Barnraise's, which runs on Flower's engines as well, and the model made without a second copy of it.
 """
 
 import time
