@@ -258,7 +258,7 @@ class SessionFleet:
         self._judging[delivery.order] = delivery.member
         for digest, path in handed.files.items():
             if digest != delivery.content or delivery.size > SMALL or not path.exists():
-                self._blobs.adopt(path, digest)
+                self._blobs.adopt(path, digest, synced=digest in handed.synced)
             else:
                 self._blobs.put_envelope(path.read_bytes())
                 path.unlink()

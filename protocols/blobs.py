@@ -50,6 +50,7 @@ class BlobStore:
         self.patiently: Patience = at_once
         self._pending: dict[str, Path] = {}
         self._touched: set[Path] = set()
+        self._synced: set[str] = set()  # of pending ones, those whose bytes are durable
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
         self._whole: set[str] = set()  # as far as this process knows
@@ -78,9 +79,10 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, synced: bool = False) -> None:
         """Take in a file of the same file system whose bytes have this digest, as its writer made sure.
 
+        `synced`: the writer has made these bytes durable as well.
         It is renamed, or removed if the blob is here. A file that is gone was taken in before.
         """
         if self._is_whole(digest):
@@ -90,6 +92,8 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             self.patiently(partial(path.rename, temp))
             self._pending[digest] = temp
+            if synced:
+                self._synced.add(digest)
 
     def _is_whole(self, digest: str) -> bool:
         """Whether the blob is here. One that an earlier process wrote is read once: damaged, it is
@@ -129,7 +133,7 @@ class BlobStore:
     def _settle(self, digest: str) -> None:
         """Give one blob its final name; its folders are still to be synced."""
         temp, final = self._pending[digest], self._final(digest)
-        if self._durable:
+        if self._durable and digest not in self._synced:
             _fsync(temp)
         if (folder := final.parent) not in self._folders:
             self.patiently(partial(folder.mkdir, parents=True, exist_ok=True))
@@ -138,6 +142,7 @@ class BlobStore:
         self._touched.add(folder)
         self.patiently(partial(temp.rename, final))
         del self._pending[digest]
+        self._synced.discard(digest)
         self._note_whole(digest)
         self._specs.pop(digest, None)
 
@@ -193,6 +198,7 @@ class BlobStore:
         """Forget a blob that nothing names any more."""
         self.path(digest).unlink(missing_ok=True)
         self._pending.pop(digest, None)
+        self._synced.discard(digest)
         self._specs.pop(digest, None)
 
     def all(self) -> Iterator[str]:

@@ -28,6 +28,9 @@ OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
+AGAIN = 0.05  # seconds
+
+
 @dataclass(frozen=True)
 class Heard:
     """A message of the session that is going on, and what its evidence was found to be."""
@@ -45,7 +48,10 @@ class Cut:
 
 
 class _Outgoing:
-    """What one session has yet to say: the newest state and the newest progress, never more."""
+    """What one session has yet to say: the newest state and the newest progress, never more.
+
+    It is said `AGAIN` seconds after the last word at the earliest: what has passed by then is never said.
+    """
 
     def __init__(self, hello: pb.Hello) -> None:
         self._changed = threading.Condition()
@@ -70,6 +76,8 @@ class _Outgoing:
                     return
                 message = self._waiting.pop(next(iter(self._waiting)))
             yield message
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open, AGAIN)
 
 
 class Link:
