@@ -1,4 +1,4 @@
-"""Room on the disk: claims fit beside each other, a full disk is said once, and the clock stands meanwhile."""
+"""Room on the disk: claims fit beside each other, a full disk is said once, the clock stands meanwhile."""
 
 from __future__ import annotations
 
@@ -118,4 +118,6 @@ def test_any_other_failure_is_not_waited_for(error: Exception) -> None:
 def test_a_full_disk_is_said_in_a_sentence() -> None:
     text = DiskFull(Path("run"), 1_250_000, 17_000_000).text
     assert text.startswith("the disk of run has 1.2 MB free and needs 17.0 MB: replies wait")
-    assert DiskFull(Path("run"), 20_000_000, 0).text == "the disk of run has 20.0 MB free: it goes on"
+    assert (
+        DiskFull(Path("run"), 20_000_000, 0).text == "the disk of run has 20.0 MB free: it goes on"
+    )
