@@ -9,15 +9,17 @@ CHUNK = 1 << 20  # bytes of content in one message, at most
 MAX_MESSAGE = 2 << 20
 MAX_PARTS = 1024  # an envelope and its blobs; an offer that names more is none
 MAX_PATIENCE = 20  # seconds after which a peer that answers nothing counts as dead
-MAX_QUEUE = 1800  # seconds that an answer may lie behind other bytes on a line that still moves
+MAX_QUEUE = (
+    120  # seconds that the answer to a ping may lie behind other bytes on a line that still moves
+)
+"""Keepalive is content with whatever arrives; gRPC's own limit on a ping, one minute, is not: at 64 kB/s
+the send buffer of the other end (some MB) takes longer to drain."""
 
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 1000 * MAX_PATIENCE // 2),
     ("grpc.keepalive_timeout_ms", 1000 * MAX_PATIENCE // 2),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # An answered ping waits behind the data of a slow line; what arrives meanwhile is life enough for
-    # keepalive, and not for this one, which else ends the connection after a minute.
     ("grpc.http2.ping_timeout_ms", 1000 * MAX_QUEUE),
 ]
 _SIZES = [

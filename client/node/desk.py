@@ -173,6 +173,11 @@ class Desk:
         self._deaths += 1
         return self._working if self._deaths >= DEATHS else None
 
+    def unable(self, now: float) -> None:
+        """The worker could not write what it had made: no death; it begins again after a while."""
+        self._falls += 1
+        self._restart_at = now + delay(self._falls, self._draw())
+
     @property
     def restart_at(self) -> float:
         """When a dead worker may be started again."""

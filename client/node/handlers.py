@@ -20,6 +20,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from barnraise.client.node import failpoints, frames
+from barnraise.client.node.room import DISK_FULL, is_full
 from barnraise.protocols import flower, progress
 from barnraise.protocols.apps import BUILT_IN
 from barnraise.protocols.content import ContentError, Envelope, Failure
@@ -42,8 +43,13 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
     frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
     while (asked := frames.receive(own)) is not None:
         failpoints.reach("worker:asked")
-        answer = _answer(app, asked, start, files, own) if app else _Answer(_failure(failure))
-        content = files.put([answer.envelope.encode()])
+        try:
+            answer = _answer(app, asked, start, files, own) if app else _Answer(_failure(failure))
+            content = files.put([answer.envelope.encode()])
+        except OSError as error:  # of our own writing: what a handler raises is its answer
+            if is_full(error):
+                os._exit(DISK_FULL)
+            raise
         failpoints.reach("worker:encoded")
         frames.send(
             own,

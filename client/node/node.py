@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.room import DISK_FULL, STATE, Room
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
 from barnraise.protocols import federation_pb2 as pb
@@ -84,6 +86,7 @@ class Node:
         self._desk = Desk(approval.run, kept.replies, kept.done, random.random)
         self._worker = Worker(home, approval.memory, mail.post)
         self._link = Link(site.connect, self._hello, mail.post)
+        self._room = Room(self._spool.root, mail, Stop, self._say_full, log)
         self._alive = False
         self._admitted = False
         self._refusing = ""
@@ -132,8 +135,16 @@ class Node:
         state, order = self._desk.state()
         if not self._alive and self._desk.working is not None:
             state = "restarting"
+        if self._room.lacking:
+            state = STATE
         if state == "idle" and self._refusing:
             state = f"refusing: {self._refusing}"
+        if (state, order) != self._said_state:
+            self._said_state = (state, order)
+            self._link.state(state, order)
+
+    def _say_full(self, state: str) -> None:
+        _, order = self._desk.state()
         if (state, order) != self._said_state:
             self._said_state = (state, order)
             self._link.state(state, order)
@@ -237,7 +248,7 @@ class Node:
         if not self._desk.receipted(order):
             return
         failpoints.reach("daemon:receipted")
-        self._spool.forget(order)
+        self._room.patiently(partial(self._spool.forget, order))
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
         self._sweep()
 
@@ -322,23 +333,30 @@ class Node:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
         try:
-            self._spool.commit(answer, self._sign)
+            self._room.patiently(partial(self._spool.commit, answer, self._sign))
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
             failure = Failure(RAISED, "its reply cannot be read")
-            self._spool.commit_failure(order.id, failure, self._sign)
+            self._fail(order.id, failure)
         self._desk.answered()
         self._committed(order)
 
+    def _fail(self, order: str, failure: Failure) -> None:
+        self._room.patiently(partial(self._spool.commit_failure, order, failure, self._sign))
+
     def _gone(self, gone: Gone) -> None:
         self._alive = False
+        if gone.status == DISK_FULL:
+            self._room.lacks("the worker could not write its reply")
+            self._desk.unable(time.monotonic())
+            return
         self._log.warning("the worker's life %d is over: %s", gone.life, gone.why)
         given_up = self._desk.died(time.monotonic())
         if given_up is not None:
             self._log.error("N306: the worker died twice over %s", given_up.id)
             failure = Failure(CRASHED, "the worker died twice over this order")
             self._spool.empty_outgoing()
-            self._spool.commit_failure(given_up.id, failure, self._sign)
+            self._fail(given_up.id, failure)
             self._committed(given_up)
 
     def _committed(self, order: Order) -> None:
@@ -380,13 +398,15 @@ class Node:
         match fact.outcome:
             case transfers.Failed():
                 self._log.info("fetching %s: %s", fact.order, fact.outcome)
+                if fact.outcome.full:
+                    self._room.lacks(fact.outcome)
                 self._desk.fetch_failed(time.monotonic())
             case transfers.Refused():
                 self._log.warning("the order %s cannot be fetched: %s", fact.order, fact.outcome)
                 self._desk.fetch_refused(fact.order)
             case digests:
                 failpoints.reach("daemon:fetched")
-                self._spool.received(digests)
+                self._room.patiently(partial(self._spool.received, digests))
                 self._desk.fetched(fact.order)
 
     def _deliver(self, stub: Any, order: str) -> None:
@@ -441,7 +461,7 @@ class Node:
         said = problem.code if isinstance(problem, transfers.Refused) else "its file is damaged"
         failure = Failure(RAISED, f"its reply cannot be delivered: {said}")
         self._log.error("N307: the order %s is answered with an error instead", order)
-        self._spool.commit_failure(order, failure, self._sign)
+        self._fail(order, failure)
         self._desk.again(order)
 
     def _sweep(self) -> None:

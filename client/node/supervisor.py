@@ -112,8 +112,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Gone:
+    """`status` is its exit status; -1 where it was ended for nonsense."""
+
     life: int
     why: str
+    status: int = -1
 
 
 class Worker:
@@ -202,7 +205,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             nonsense = nonsense or "it closed its connection, and was ended"
             process.kill()
-        self._tell(Gone(life, nonsense or _ending(process.wait())))
+        status = process.wait()
+        self._tell(Gone(life, nonsense or _ending(status), -1 if nonsense else status))
 
     def _copy(self, process: subprocess.Popen[bytes]) -> None:
         """What the worker prints, into its log, for as long as anyone can print."""

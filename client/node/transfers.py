@@ -19,6 +19,7 @@ import grpc
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import ContentError, Envelope
+from barnraise.protocols.files import FULL
 from barnraise.protocols.transfers import CHUNK
 
 ENVELOPE = 256 << 20  # bytes of the largest envelope that is read into memory
@@ -39,7 +40,14 @@ Moved = Callable[[int, int], None]
 
 
 class Failed(Exception):
-    """It may be tried again: the connection was cut, or what came was not what it should be."""
+    """It may be tried again: the connection was cut, or what came was not what it should be.
+
+    `full`: the disk here has no room for it.
+    """
+
+    def __init__(self, why: str, *, full: bool = False) -> None:
+        super().__init__(why)
+        self.full = full
 
 
 class Refused(Exception):
@@ -95,7 +103,8 @@ def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Mov
     except ContentError as error:
         raise Refused(f"the order's content is malformed: {error}") from None
     except OSError as error:
-        raise Failed(f"the spool cannot be written: {error}") from None
+        full = error.errno in FULL
+        raise Failed(f"the spool cannot be written: {error}", full=full) from None
     return fetched.complete
 
 

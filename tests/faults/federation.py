@@ -30,7 +30,8 @@ from barnraise.client.node import node as node_module
 from barnraise.client.node.handlers import Files
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Stop
-from barnraise.client.node.supervisor import Done, Said
+from barnraise.client.node.room import DISK_FULL, is_full
+from barnraise.client.node.supervisor import Done, Gone, Said
 from barnraise.coordinator import events, session
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.rounds import Policy
@@ -40,6 +41,7 @@ from barnraise.protocols.identity import simulated_key
 from barnraise.protocols.randomness import derive
 
 SOURCE = "what this site has approved\n"
+QUEUE = 6  # times as long the answer to a ping may lie behind other bytes
 KEEPALIVE = 1  # second between two looks at a silent peer, and as long until it counts as dead
 Deed = Callable[[str, str], None]
 """What happens while a member works: (its name, the order's type)."""
@@ -50,7 +52,9 @@ class Hand:
 
     deeds: Deed = staticmethod(lambda name, kind: None)
 
-    def __init__(self, home: Path, memory: int | None, tell: Callable[[Any], None], *_: Any) -> None:
+    def __init__(
+        self, home: Path, memory: int | None, tell: Callable[[Any], None], *_: Any
+    ) -> None:
         self._name, self._tell, self.life = home.name, tell, 0
 
     def start(self, first: Mapping[str, Any]) -> None:
@@ -62,6 +66,13 @@ class Hand:
 
     def _work(self, message: Mapping[str, Any]) -> None:
         Hand.deeds(self._name, message["type"])
+        try:
+            self._answer(message)
+        except OSError as error:
+            assert is_full(error), error
+            self._tell(Gone(self.life, "no room", DISK_FULL))
+
+    def _answer(self, message: Mapping[str, Any]) -> None:
         received = self._files.records(message["content"]).array_records["arrays"]
         arrays = {k: Array(a.numpy() * np.float32(0.5)) for k, a in received.items()}
         metrics = MetricRecord({"num-examples": 10, "loss": 1.0})
@@ -97,7 +108,9 @@ class Member:
     def start(self) -> Member:
         self._mail = Mailbox()
         name = f"node-{self.name}"
-        self._thread = threading.Thread(target=self._run, args=(self._mail,), name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(self._mail,), name=name, daemon=True
+        )
         self._thread.start()
         return self
 
@@ -198,7 +211,10 @@ def server_app(rounds: int, size: int, least: int) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         rule = FedAvg(
-            fraction_evaluate=0.0, min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=least
+            fraction_evaluate=0.0,
+            min_train_nodes=1,
+            min_evaluate_nodes=0,
+            min_available_nodes=least,
         )
         rule.start(grid, session_kit.arrays(1.0, size=size), num_rounds=rounds)
 
@@ -210,11 +226,15 @@ def federation(
     root: Path, patch: pytest.MonkeyPatch, names: Sequence[str] = NAMES, **settings: Any
 ) -> Iterator[Federation]:
     """A federation whose peers notice a silent one within `KEEPALIVE` seconds, and as long again."""
-    quick = {"grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms"}
+    keep = 1000 * KEEPALIVE
+    quick = {
+        "grpc.keepalive_time_ms": keep,
+        "grpc.keepalive_timeout_ms": keep,
+        "grpc.http2.ping_timeout_ms": QUEUE * keep,
+    }
     for module, name in ((session, "SERVER_OPTIONS"), (link, "OPTIONS")):
         kept = [option for option in getattr(module, name) if option[0] not in quick]
-        fast = [(option, 1000 * KEEPALIVE) for option in sorted(quick)]
-        patch.setattr(module, name, [*kept, *fast])
+        patch.setattr(module, name, [*kept, *quick.items()])
     patch.setattr(node_module, "Worker", Hand)
     patch.setattr(Hand, "deeds", staticmethod(lambda name, kind: None))
     code = root / "digest"

@@ -21,9 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-SEGMENT = 16 << 10  # bytes that are read at a time, and at most in flight on a throttled line
+SEGMENT = 8 << 10  # bytes that are read at a time, and at most in flight on a throttled line
 RETRANSMIT = 0.3
-BUFFER = 64 << 10  # bytes of each socket's buffers: a line holds little, as a long one does
+BUFFER = 16 << 10  # bytes of each socket's buffers: a line holds little, as a long one does
 
 
 @dataclass
