@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import `driver`, which they also start as a process, and the session's kit."""
+"""Lets the tests of this folder import each other, what they start as a process, and the session kit."""
 
 from __future__ import annotations
 

@@ -40,7 +40,20 @@ from barnraise.protocols.apps import app_digest, code_files
 from barnraise.protocols.identity import simulated_key
 from barnraise.protocols.randomness import derive
 
-SOURCE = "what this site has approved\n"
+SOURCE = """
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    received = message.content["arrays"]
+    arrays = ArrayRecord({k: Array(a.numpy() * np.float32(0.5)) for k, a in received.items()})
+    metrics = MetricRecord({"num-examples": 10, "loss": 1.0})
+    return Message(RecordDict({"m": metrics, "arrays": arrays}), reply_to=message)
+"""  # what `Hand` does, for workers that are processes
 QUEUE = 6  # times as long the answer to a ping may lie behind other bytes
 KEEPALIVE = 1  # second between two looks at a silent peer, and as long until it counts as dead
 Deed = Callable[[str, str], None]
@@ -99,7 +112,7 @@ class Member:
         certificate = authority.enrol(token, name, keys.public_key, csr, signature)
         for file, der in (("tls.crt", certificate), ("ca.crt", authority.certificate_der)):
             (self.home / file).write_bytes(session_kit.pem(der))
-        at = f"127.0.0.1:{line.port}"
+        at = f"{line.host}:{line.port}"
         Membership(FEDERATION, name, at, at, authority.vkey).write(self.home)
         files.replace(self.home / "approved.json", federation.approval())
         self._thread: threading.Thread | None = None
@@ -171,8 +184,10 @@ class Federation:
 
     def run(self, policy: Policy | None = None, *, rounds: int = 1, size: int = 1000) -> str:
         """Conduct a run in this thread; the final model's digest."""
-        app = server_app(rounds, size, 1)
-        return conduct(app, self.house.grid(policy), {}, SECRET, resumable=True).model
+        grid = self.house.grid(policy)
+        assert grid._live is not None
+        grid._watch = grid._live._watch = self.house.fleet.watch
+        return conduct(server_app(rounds, size, 1), grid, {}, SECRET, resumable=True).model
 
     def watch(self, hook: Callable[[events.Event], None]) -> None:
         """`hook` sees every event, in the thread that conducts the run."""
@@ -229,10 +244,11 @@ def federation(
     keep = 1000 * KEEPALIVE
     quick = {
         "grpc.keepalive_time_ms": keep,
-        "grpc.keepalive_timeout_ms": keep,
+        "grpc.keepalive_timeout_ms": keep,  # a node's is longer
         "grpc.http2.ping_timeout_ms": QUEUE * keep,
     }
-    for module, name in ((session, "SERVER_OPTIONS"), (link, "OPTIONS")):
+    for module, name, silence in ((session, "SERVER_OPTIONS", 1), (link, "OPTIONS", QUEUE)):
+        quick["grpc.keepalive_timeout_ms"] = silence * keep
         kept = [option for option in getattr(module, name) if option[0] not in quick]
         patch.setattr(module, name, [*kept, *quick.items()])
     patch.setattr(node_module, "Worker", Hand)

@@ -1,6 +1,6 @@
 """Run in a process of its own, so that what hostile peers cost can be read from /proc: a coordinator.
 
-hostile_coordinator.py DIRECTORY     reads commands from standard input, one a line; answers each with one line
+hostile_coordinator.py DIRECTORY     reads commands from standard input; answers each with one line
     port                             the session port
     pair NAME                        a member's key and certificate, and the authority's, as files
     order NAME                       an order to this member; its id

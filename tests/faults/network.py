@@ -32,6 +32,7 @@ class Line:
 
     target: int
     port: int = 0
+    host: str = "127.0.0.1"
     latency: float = 0.0
     rate: int | None = None
     loss: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import driver
@@ -76,10 +76,10 @@ def disk() -> Iterator[Callable[[Path, int], Path]]:
 
 
 def fill(filler: Path, leave: int) -> None:
-    """Take all room but `leave` bytes."""
-    disk = os.statvfs(filler.parent)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - leave)
+    """Take all room but `leave` bytes; others may be writing too."""
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while (room := os.statvfs(filler.parent)).f_bavail * room.f_frsize > leave:
+            file.write(bytes(4096))
 
 
 def full_disks(barn: Federation) -> list[bool]:

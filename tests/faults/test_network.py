@@ -84,10 +84,10 @@ def test_a_half_open_connection_is_noticed_and_its_member_comes_back(barn: Feder
     gone: list[float] = []
 
     def heal(event: events.Event) -> None:
-        if isinstance(event, events.MemberState) and event.member == "bob":
-            if event.state == "absent" and not gone:
-                gone.append(time.monotonic())
-                barn.network.heal(bob.line)
+        silent = isinstance(event, events.MemberState) and event.member == "bob"
+        if silent and event.state == "absent" and not gone:
+            gone.append(time.monotonic())
+            barn.network.heal(bob.line)
 
     barn.watch(heal)
     barn.run(Policy(deadline=20.0))
@@ -122,7 +122,7 @@ def test_64_kb_a_second_is_enough(barn: Federation) -> None:
     barn.start()
     line = barn.members["bob"].line
     line.rate = 64_000
-    barn.run(size=MB // 5)
+    barn.run(Policy(deadline=30.0), size=MB // 5)
     (closed,) = barn.closed()
     assert closed.accepted == ("ada", "bob", "cyd") and line.connections == 1
     (answer,) = barn.answers("bob")
