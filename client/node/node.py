@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
-from barnraise.client.node.room import WAITING
+from barnraise.client.node.room import STATE, WAITING, Room
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
 from barnraise.client.node.witness import Caught, Proved, Witness
@@ -92,6 +93,7 @@ class Node:
         self._worker = Worker(home, approval.memory, mail.post)
         self._link = Link(site.connect, self._hello, self._look)
         site.witness.speak(self._link.say)
+        self._room = Room(self._spool.root, mail, Stop, self._say_full, log)
         self._alive = False
         self._sweep_at = math.inf
         self._admitted = False
@@ -145,8 +147,16 @@ class Node:
         state, order = self._desk.state()
         if not self._alive and self._desk.working is not None:
             state = "restarting"
+        if self._room.lacking:
+            state = STATE
         if state == "idle" and self._refusing:
             state = f"refusing: {self._refusing}"
+        if (state, order) != self._said_state:
+            self._said_state = (state, order)
+            self._link.state(state, order)
+
+    def _say_full(self, state: str) -> None:
+        _, order = self._desk.state()
         if (state, order) != self._said_state:
             self._said_state = (state, order)
             self._link.state(state, order)
@@ -290,7 +300,7 @@ class Node:
         receipts.keep(self._home, self._approval.run, order, statement, proved)
         self._desk.receipted(order)
         failpoints.reach("daemon:receipted")
-        self._spool.forget(order)
+        self._room.patiently(partial(self._spool.forget, order))
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
         self._sweep()
 
@@ -361,6 +371,8 @@ class Node:
             case Ready():
                 self._ready(what)
             case Progress() if working is not None and what.order == working.id:
+                if what.what == WAITING:
+                    self._room.lacks("the worker's reply waits")
                 self._link.progress(what.order, what.what, what.done, what.total)
             case Done() if working is not None and what.order == working.id:
                 self._done(working, Answer(what.order, what.content, what.state, what.carry))
@@ -376,13 +388,16 @@ class Node:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
         try:
-            self._spool.commit(answer, self._sign)
+            self._room.patiently(partial(self._spool.commit, answer, self._sign))
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
             failure = Failure(RAISED, "its reply cannot be read")
-            self._spool.commit_failure(order.id, failure, self._sign)
+            self._fail(order.id, failure)
         self._desk.answered()
         self._committed(order)
+
+    def _fail(self, order: str, failure: Failure) -> None:
+        self._room.patiently(partial(self._spool.commit_failure, order, failure, self._sign))
 
     def _gone(self, gone: Gone) -> None:
         self._alive = False
@@ -392,7 +407,7 @@ class Node:
             self._log.error("N306: the worker died twice over %s", given_up.id)
             failure = Failure(CRASHED, "the worker died twice over this order")
             self._spool.empty_outgoing()
-            self._spool.commit_failure(given_up.id, failure, self._sign)
+            self._fail(given_up.id, failure)
             self._committed(given_up)
 
     def _committed(self, order: Order) -> None:
@@ -434,15 +449,15 @@ class Node:
         match fact.outcome:
             case transfers.Failed():
                 self._log.info("fetching %s: %s", fact.order, fact.outcome)
-                if isinstance(fact.outcome, transfers.NoRoom):
-                    self._link.progress(fact.order, WAITING, 0, 0)
+                if fact.outcome.full:
+                    self._room.lacks(fact.outcome)
                 self._desk.fetch_failed(time.monotonic())
             case transfers.Refused():
                 self._log.warning("the order %s cannot be fetched: %s", fact.order, fact.outcome)
                 self._desk.fetch_refused(fact.order)
             case digests:
                 failpoints.reach("daemon:fetched")
-                self._spool.received(digests)
+                self._room.patiently(partial(self._spool.received, digests))
                 self._desk.fetched(fact.order)
 
     def _deliver(self, stub: Any, order: str) -> None:
@@ -497,7 +512,7 @@ class Node:
         said = problem.code if isinstance(problem, transfers.Refused) else "its file is damaged"
         failure = Failure(RAISED, f"its reply cannot be delivered: {said}")
         self._log.error("N307: the order %s is answered with an error instead", order)
-        self._spool.commit_failure(order, failure, self._sign)
+        self._fail(order, failure)
         self._desk.again(order)
 
     def _sweep(self) -> None:

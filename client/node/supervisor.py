@@ -202,7 +202,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             nonsense = nonsense or "it closed its connection, and was ended"
             process.kill()
-        self._tell(Gone(life, nonsense or _ending(process.wait())))
+        status = process.wait()
+        self._tell(Gone(life, nonsense or _ending(status)))
 
     def _copy(self, process: subprocess.Popen[bytes]) -> None:
         """What the worker prints, into its log, for as long as anyone can print."""

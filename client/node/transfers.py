@@ -41,11 +41,14 @@ Moved = Callable[[int, int], None]
 
 
 class Failed(Exception):
-    """It may be tried again: the connection was cut, or what came was not what it should be."""
+    """It may be tried again: the connection was cut, or what came was not what it should be.
 
+    `full`: the disk here has no room for it.
+    """
 
-class NoRoom(Failed):
-    """This site's disk is full."""
+    def __init__(self, why: str, *, full: bool = False) -> None:
+        super().__init__(why)
+        self.full = full
 
 
 class Refused(Exception):
@@ -102,8 +105,8 @@ def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Mov
     except ContentError as error:
         raise Refused(f"the order's content is malformed: {error}") from None
     except OSError as error:
-        kind = NoRoom if error.errno in FULL else Failed
-        raise kind(f"the spool cannot be written: {error}") from None
+        full = error.errno in FULL
+        raise Failed(f"the spool cannot be written: {error}", full=full) from None
     return fetched.complete
 
 

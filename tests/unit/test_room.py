@@ -1,4 +1,4 @@
-"""Room on the disk: claims fit beside each other, a full disk is said once, and the clock stands meanwhile."""
+"""Room on the disk: claims fit beside each other, a full disk is said once, the clock stands meanwhile."""
 
 from __future__ import annotations
 
