@@ -15,7 +15,7 @@ import pytest
 from session_kit import Node, Session
 
 from barnraise.client.node import transfers
-from barnraise.protocols import bulk, canonical
+from barnraise.protocols import canonical
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import Arrays, Envelope, Values
 
@@ -59,7 +59,7 @@ def _member(ready: Any, name: str, rounds: int, files: Path) -> None:
     key, certificate = (part.encode() for part in ready["members"][name])
     credentials = grpc.ssl_channel_credentials(ready["root"].encode(), key, certificate)
     node = Node(name, ready["port"], credentials)
-    session, stub = node.attend(patient=True).welcomed(), bulk.BulkStub(node.channel)
+    session, stub = node.attend(patient=True).welcomed(), transfers.BulkStub(node.channel)
     for _ in range(rounds):
         order = _heard(session, pb.Order)
         parts = _echo(stub, order, files / name)
@@ -76,7 +76,7 @@ def _heard(session: Session, kind: type) -> Any:
     return message
 
 
-def _echo(stub: bulk.BulkStub, order: pb.Order, folder: Path) -> list[transfers.Part]:
+def _echo(stub: transfers.BulkStub, order: pb.Order, folder: Path) -> list[transfers.Part]:
     folder.mkdir(exist_ok=True)
     asked = Envelope.decode(_fetched(stub, order.content, folder / "asked").read_bytes())
     model = next(record for _, record in asked.records if isinstance(record, Arrays))
@@ -88,7 +88,7 @@ def _echo(stub: bulk.BulkStub, order: pb.Order, folder: Path) -> list[transfers.
     return [envelope, transfers.Part(model.blob, blob.stat().st_size, blob)]
 
 
-def _fetched(stub: bulk.BulkStub, digest: str, path: Path) -> Path:
+def _fetched(stub: transfers.BulkStub, digest: str, path: Path) -> Path:
     with path.open("wb") as file:
         for data in stub.Fetch(pb.FetchRequest(digest=digest)):
             file.write(data)
