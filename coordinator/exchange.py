@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -228,3 +229,21 @@ class Exchange(ExchangeServicer):
             at = self._office.now()
             delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
             self._office.hand_in(Handed(delivery, files, synced))
+
+
+def add_exchange(servicer: Exchange, server: grpc.Server) -> None:
+    """Serve it: what content travels in is bytes here, as `protocols.bulk` writes and reads them."""
+    handlers: dict[str, Any] = {
+        "Fetch": grpc.unary_stream_rpc_method_handler(
+            servicer.Fetch,
+            request_deserializer=pb.FetchRequest.FromString,
+            response_serializer=bulk.as_it_is,
+        ),
+        "Deliver": grpc.stream_stream_rpc_method_handler(
+            servicer.Deliver,
+            request_deserializer=bulk.from_member,
+            response_serializer=pb.ToMember.SerializeToString,
+        ),
+    }
+    generic = grpc.method_handlers_generic_handler(bulk.SERVICE, handlers)
+    server.add_generic_rpc_handlers((generic,))

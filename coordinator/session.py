@@ -26,14 +26,14 @@ from barnraise.coordinator.attendance import Attendance, Running
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.desk import Desk, Part, Sent, Told
 from barnraise.coordinator.evidence import StoredEvidence
-from barnraise.coordinator.exchange import Exchange, Handed, Office
+from barnraise.coordinator.exchange import Exchange, Handed, Office, add_exchange
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
 from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.room import HEADROOM, Room
 from barnraise.coordinator.transparency import Transparency
-from barnraise.protocols import allocator, bulk, canonical, statements
+from barnraise.protocols import allocator, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
@@ -162,7 +162,7 @@ class SessionFleet:
         add_SessionServicer_to_server(attendance, server)
         if front is not None:
             front.register(server)
-        bulk.add_exchange(self._exchange, server)
+        add_exchange(self._exchange, server)
         if self._prover is not None:
             add_TransparencyServicer_to_server(Transparency(self._prover), server)
         settings = self.settings

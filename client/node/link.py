@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from barnraise.client.node.backoff import delay
+from barnraise.client.node.transfers import BulkStub
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.bulk import BulkStub
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import SessionStub, TransparencyStub
 from barnraise.protocols.transfers import CHANNEL_OPTIONS

@@ -74,6 +74,22 @@ def _called(method: Callable[..., Any], argument: Any) -> Any:
         raise Failed("the connection is gone") from None
 
 
+class BulkStub:
+    """The Exchange as a node calls it. `Fetch` gives each chunk's data; `Deliver` takes messages as bytes."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.Fetch: Callable[..., Any] = channel.unary_stream(
+            f"/{bulk.SERVICE}/Fetch",
+            request_serializer=pb.FetchRequest.SerializeToString,
+            response_deserializer=bulk.chunk_data,
+        )
+        self.Deliver: Callable[..., Any] = channel.stream_stream(
+            f"/{bulk.SERVICE}/Deliver",
+            request_serializer=bulk.as_it_is,
+            response_deserializer=pb.ToMember.FromString,
+        )
+
+
 # --- fetching ---------------------------------------------------------------------------------------
 
 
@@ -88,7 +104,7 @@ class Shelf(Protocol):
     def read(self, digest: str) -> bytes: ...
 
 
-def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
+def fetch(stub: BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
     """Fetch what is missing of a content into `shelf.partial`; the digests of what is complete there.
 
     `size` is the most that all of it may have, in bytes. Raises `Failed` or `Refused`.
@@ -111,7 +127,7 @@ def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Mov
 
 
 class _Fetch:
-    def __init__(self, stub: bulk.BulkStub, size: int, shelf: Shelf, moved: Moved) -> None:
+    def __init__(self, stub: BulkStub, size: int, shelf: Shelf, moved: Moved) -> None:
         self._stub, self._size, self._shelf, self._moved = stub, size, shelf, moved
         self.all = 0
         self.complete: list[str] = []
@@ -165,7 +181,7 @@ class Part:
 
 
 def deliver(
-    stub: bulk.BulkStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
+    stub: BulkStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
 ) -> None:
     """Offer a reply, send what of it is wanted, and return when it is taken in.
 

@@ -15,7 +15,7 @@ import pytest
 from session_kit import Node, Session
 
 from barnraise.client.node import transfers
-from barnraise.protocols import bulk, canonical
+from barnraise.protocols import canonical
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import Arrays, Envelope, Values
 
@@ -59,7 +59,7 @@ def _member(ready: Any, name: str, rounds: int, files: Path) -> None:
     key, certificate = (part.encode() for part in ready["members"][name])
     credentials = grpc.ssl_channel_credentials(ready["root"].encode(), key, certificate)
     node = Node(name, ready["port"], credentials)
-    session, stub = node.attend(patient=True).welcomed(), bulk.BulkStub(node.channel)
+    session, stub = node.attend(patient=True).welcomed(), transfers.BulkStub(node.channel)
     for _ in range(rounds):
         order = _heard(session, pb.Order)
         parts = _echo(stub, order, files / name)
@@ -76,7 +76,7 @@ def _heard(session: Session, kind: type) -> Any:
     return message
 
 
-def _echo(stub: bulk.BulkStub, order: pb.Order, folder: Path) -> list[transfers.Part]:
+def _echo(stub: transfers.BulkStub, order: pb.Order, folder: Path) -> list[transfers.Part]:
     folder.mkdir(exist_ok=True)
     asked = Envelope.decode(_fetched(stub, order.content, folder / "asked").read_bytes())
     model = next(record for _, record in asked.records if isinstance(record, Arrays))
@@ -88,21 +88,26 @@ def _echo(stub: bulk.BulkStub, order: pb.Order, folder: Path) -> list[transfers.
     return [envelope, transfers.Part(model.blob, blob.stat().st_size, blob)]
 
 
-def _fetched(stub: bulk.BulkStub, digest: str, path: Path) -> Path:
+def _fetched(stub: transfers.BulkStub, digest: str, path: Path) -> Path:
     with path.open("wb") as file:
         for data in stub.Fetch(pb.FetchRequest(digest=digest)):
             file.write(data)
     return path
 
 
+PER_MEMBER = (
+    4.0  # MB: a connection, its threads, its pieces on their way; nothing that knows the model
+)
+
+
 def test_l6_flat_memory_with_scripted_members(tmp_path: Path) -> None:
-    """Twelve members more, and not the memory of two models more."""
+    """Twelve members more cost a few MB each, whatever the model's size."""
     few, many = peak(tmp_path / "few", 4, 16), peak(tmp_path / "many", 16, 16)
-    assert many - few < 32.0, (few, many)
+    assert many - few < 12 * PER_MEMBER, (few, many)
 
 
 @pytest.mark.slow
 def test_l6_flat_memory_with_32_scripted_members_at_100_mb(tmp_path: Path) -> None:
     few, many = peak(tmp_path / "few", 4, 100), peak(tmp_path / "many", 32, 100)
     assert few <= 300.0
-    assert many <= 1.1 * few, (few, many)
+    assert many - few < 28 * PER_MEMBER, (few, many)
