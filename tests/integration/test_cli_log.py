@@ -162,7 +162,7 @@ def test_the_verbs_read_beside_a_writer(barnraise: Command, ran: Path) -> None:
 
 def test_reading_a_log_needs_neither_torch_nor_flower() -> None:
     code = (
-        "import sys, barnraise.cli.log, barnraise.cli.main;"
+        "import sys, barnraise.cli.log_work, barnraise.cli.main;"
         "sys.exit(len({'torch', 'flwr', 'grpc'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
