@@ -57,9 +57,11 @@ class RunLog:
         self.journal.append([*encoded, opened], keys)
 
     def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:
-        """What an entry is found again by: the order that it judges, or the run that it opens or closes."""
+        """What an entry is found by: the order that it judges, its batch, the run that it opens or ends."""
         if type_ in VERDICTS:
             return str(body["order"])
+        if type_ == "batch.sent":
+            return f"{type_} {self.run} {body['batch']}"
         return f"{type_} {self.run}" if type_ in ("run.opened", "run.closed") else None
 
     def closed(self) -> dict[str, Any] | None:

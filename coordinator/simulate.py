@@ -10,7 +10,7 @@ import datetime
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +25,15 @@ from barnraise.coordinator.endings import say_what_is_kept
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.fleet import Fleet
-from barnraise.coordinator.founding import Founding
+from barnraise.coordinator.founding import Founding, simulated_log_key
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.holding import hold
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
+from barnraise.coordinator.log import Log
 from barnraise.coordinator.plans import Plan, plan_again, source_kept
 from barnraise.coordinator.runlog import RunLog
+from barnraise.coordinator.witnesses import cosign_all
 from barnraise.protocols import flower
 from barnraise.protocols.apps import app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
@@ -152,6 +154,9 @@ class InProcess:
         )
         try:
             yield fleet
+            key = simulated_log_key(plan.secret)
+            with closing(Log(place.journal.path, key, FEDERATION)) as log:
+                setting.watch(cosign_all(log, setting.members))
         finally:
             fleet.close()
 
@@ -247,6 +252,9 @@ class _Execution:
             self.problems += [f"{where}: {m}: {why}" for m, why in event.absent.items()]
         elif isinstance(event, events.Sealed) and (why := event.report.get("why")):
             self.problems.append(f"round {event.round}: {why}")
+        elif isinstance(event, events.Witnessed) and event.missing:
+            named = ", ".join(event.missing)
+            self.problems.append(f"the log's end ({event.size} entries) is not cosigned by {named}")
         self._watcher(event)
 
     def _conduct(self) -> None:

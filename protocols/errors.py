@@ -89,6 +89,12 @@ CODES: dict[str, str] = {
     "N306": "the worker died twice over an order",
     "N307": "a reply cannot be delivered",
     "N308": "a node does not start",
+    "N310": "the coordinator has forked the log",
+    "N311": "the coordinator's log went back",
+    "N312": "what the coordinator shows of the log is not proved",
+    "N313": "the run is not the one that the members agreed on",
+    "N314": "an order is not what the log has",
+    "N315": "a receipt is not what the log has",
     # N2: sessions and transfers, as nodes are told
     "N201": "the caller is no member, or was revoked",
     "N202": "the member is not admitted to this run",

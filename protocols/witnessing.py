@@ -24,7 +24,7 @@ from barnraise.protocols.merkle import ProofError
 from barnraise.protocols.notes import Checkpoint, NoteError
 
 MAX_PATH = 64  # hashes of a proof
-MAX_BODY = 64 << 20  # bytes of a body that is too large for an entry
+MAX_BODY = 2 << 20  # bytes of a body that is too large for an entry
 
 FORKED, WENT_BACK, UNPROVED = "N310", "N311", "N312"
 OTHER_RUN, OTHER_ORDER, OTHER_VERDICT = "N313", "N314", "N315"

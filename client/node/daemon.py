@@ -22,13 +22,14 @@ import grpc
 from barnraise.client import enrol
 from barnraise.client.channel import open_channel
 from barnraise.client.keys import Membership, NodeKeys, not_enrolled
-from barnraise.client.node import sandbox
+from barnraise.client.node import misconduct, sandbox
 from barnraise.client.node.approval import FILE, Approval
 from barnraise.client.node.backoff import delay
 from barnraise.client.node.link import OPTIONS
 from barnraise.client.node.logs import node_log
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Node, Site, Stop
+from barnraise.client.node.witness import Witness
 from barnraise.protocols import files, pki, statements
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
@@ -65,11 +66,12 @@ def main(node_dir: Path, parent: int | None = None) -> int:
 
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:
+    misconduct.check(home)
     approval = Approval.read(home)
     approval.check_code()
     if not _join(home, mail, log):
         return 0
-    site = _site(home, approval)
+    site = _site(home, approval, log)
     log.info("%s: node of run %s starts", site.member, approval.run)
     with _renewing(home, log):
         return Node(home, approval, site, mail, log).run()
@@ -128,7 +130,7 @@ def _join(home: Path, mail: Mailbox, log: logging.Logger) -> bool:
             return False
 
 
-def _site(home: Path, approval: Approval) -> Site:
+def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
     """The member's keys, for the run that was approved. Raises N115, N116, N302."""
     keys, membership = NodeKeys.open(home), Membership.read(home)
     if membership is None:
@@ -149,6 +151,7 @@ def _site(home: Path, approval: Approval) -> Site:
         membership.log_public_key(),
         partial(statements.sign, keys.identity, member.name, "reply"),
         partial(_connect, home, keys),
+        Witness(home, member.name, keys.identity, membership.log_key, log),
     )
 
 
