@@ -94,6 +94,9 @@ def test_a_proof_needs_an_entry_and_a_key(barnraise: Command, ran: Path, tmp_pat
     assert missing.code == 1 and "error[L102]" in missing.err
     assert "error[L101]" in barnraise("log", "show", "nowhere").err
     (ran / "secret").unlink()
+    assert barnraise("log", "prove", "1", "d").code == 0, "under the witnessed checkpoint"
+    for kept in ran.glob("cosignatures.db*"):
+        kept.unlink()
     unsigned = barnraise("log", "prove", "1", "d")
     assert unsigned.code == 1 and "error[L105]" in unsigned.err
 
