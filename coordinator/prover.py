@@ -14,12 +14,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from barnraise.coordinator import refusals
 from barnraise.coordinator.log import Log
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.notes import NoteError
 from barnraise.protocols.witnessing import quorum
 
@@ -40,7 +43,9 @@ class Held:
 
 
 class Prover:
-    """May be used from any thread; `_lock` guards what is remembered. Owns `log`'s witnesses.
+    """May be used from any thread; `_changed` guards what is remembered. Owns `log`'s witnesses.
+
+    The first session that tells of a batch reads the log under it: the others need just that.
 
     `members`: the run's, with their raw keys; `file_of`: where a blob lies that was too large for an
     entry. `run` is empty where no run is open.
@@ -171,25 +176,34 @@ class Prover:
 
 
 class View:
-    """What one session's node has seen of the log. Owned by the session's thread."""
+    """What one session's node has seen of the log. Owned by the session's thread.
+
+    `Refused` (N211) where the log cannot be read: the node comes again.
+    """
 
     def __init__(self, prover: Prover, size: int) -> None:
         self._prover, self._size = prover, size
 
     def opened(self) -> pb.Evidence:
         """Of `run.opened`; only the checkpoint where no run is open."""
-        return self._shown(self._prover.opened())
+        return self._shown(self._prover.opened)
 
     def order(self, batch: int) -> pb.Evidence:
-        return self._shown(self._prover.batch(batch, self._size))
+        return self._shown(partial(self._prover.batch, batch, self._size))
 
     def receipt(self, order: str) -> pb.Evidence:
-        return self._shown(self._prover.verdict(order))
+        return self._shown(partial(self._prover.verdict, order))
 
     def last(self) -> pb.Evidence:
-        return self._shown(self._prover.last())
+        return self._shown(self._prover.last)
 
-    def _shown(self, held: Held) -> pb.Evidence:
+    def _shown(self, take: Callable[[], Held]) -> pb.Evidence:
+        try:
+            return self._evidence(take())
+        except (BarnraiseError, OSError) as error:
+            raise refusals.not_now("the log cannot be read") from error
+
+    def _evidence(self, held: Held) -> pb.Evidence:
         """A node that has seen more than the log has is shown the log as it is, without proof."""
         shown = pb.Evidence()
         shown.CopyFrom(held.evidence)

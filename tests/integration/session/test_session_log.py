@@ -7,13 +7,25 @@ from typing import Any
 
 import grpc
 import pytest
-from session_kit import FEDERATION, RUN, SECRET, SOON, House, Node, Reply, member, refusal
+from session_kit import (
+    FEDERATION,
+    RUN,
+    SECRET,
+    SOON,
+    House,
+    Node,
+    Reply,
+    member,
+    refusal,
+    status,
+)
 
 from barnraise.coordinator.prover import BATCHES, Prover
 from barnraise.coordinator.transparency import MOST_ENTRIES
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import merkle, notes, witnessing
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import TransparencyStub
 from barnraise.protocols.identity import simulated_key
 from barnraise.protocols.notes import Checkpoint
@@ -135,6 +147,19 @@ def test_an_objection_ends_the_session_and_is_shown_to_the_operator(house: House
     assert (state.state, state.detail) == ("objects", "N310: two logs")
     house.fleet.restarting("ada", "it died")
     assert house.fleet.presence("ada").state == "objects"
+
+
+def test_a_log_that_cannot_be_read_is_trouble_and_no_false_word(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> bytes:
+        raise BarnraiseError("D105", "the disk failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.reader, "checkpoint", unreadable)
+        session = house.node("ada").attend()
+        assert status(session.next()) == ("UNAVAILABLE", "N211")
+    house.node("ada").attend().welcomed()
 
 
 # --- by request ---------------------------------------------------------------------------------------
