@@ -7,6 +7,7 @@ test starts at once, and may say when a member answers. The coordinator is `sess
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -154,15 +155,21 @@ class Federation:
         (root / "code").mkdir(parents=True)
         (root / "code" / "client.py").write_text(SOURCE)
         self.house = House(root / "house", names, **settings)
+        self._put_on_record()
         self.network = Network()
         self.members = {
             name: Member(self, name, self.network.line(self.house.port)) for name in names
         }
         self._seen = threading.Condition()
 
-    def approval(self) -> bytes:
-        import json
+    def _put_on_record(self) -> None:
+        """No node works in a run of which the log says nothing."""
+        keys = [[name, session_kit.member(name).public_key.hex()] for name in sorted(self.names)]
+        app = {"name": "app", "digest": session_kit.APP}
+        body = {"federation": FEDERATION, "app": app, "members": keys}
+        self.house.log.write(("run.opened", body))
 
+    def approval(self) -> bytes:
         code = self.root / "code"
         return json.dumps(
             {
