@@ -13,6 +13,7 @@ import typer
 from barnraise import __version__
 from barnraise.cli import operator, runs, sim
 from barnraise.cli.demo import demo
+from barnraise.cli.doctor import doctor
 from barnraise.cli.join import join
 from barnraise.cli.report import Report
 from barnraise.protocols.errors import BarnraiseError
@@ -47,6 +48,7 @@ def command() -> click.Command:
     )
     app.callback()(_root)
     app.command("demo", rich_help_panel="For everyone")(demo)
+    app.command("doctor", rich_help_panel="For everyone")(doctor)
     app.command("join", rich_help_panel="For institutions", no_args_is_help=True)(join)
     for verb in (operator.found, operator.serve, operator.invite):
         app.command(verb.__name__, rich_help_panel="For operators")(verb)
