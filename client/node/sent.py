@@ -81,7 +81,8 @@ class Sent:
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
-        self._lock = threading.Lock()  # _counts, _under
+        self._lock = threading.Lock()  # _counts, _used, _under
+        self._used: dict[str, Spent] = {}
         self._counts: dict[tuple[str, str, Under], _Count] = {}
         self._under = Under()
         with self._recorded():
@@ -138,17 +139,41 @@ class Sent:
                 count.detail = _text(detail)
 
     def flush(self) -> None:
-        """Write down what was counted."""
+        """Write down what was counted, said and used."""
+        with self._lock:
+            idle = not self._counts and not self._used
+        if not idle:
+            with self._together() as db:
+                self._write_counts(db)
+
+    def _write_counts(self, db: sqlite3.Connection) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}
-        if not counts:
-            return
-        rows = [
-            (c.at, c.last, kind, what, "", c.bytes, c.times, u.run, u.approval, u.policy, c.detail)
-            for (kind, what, u), c in counts.items()
-        ]
-        with self._together() as db:
-            db.executemany(f"insert into sent values (null{', ?' * 11})", rows)
+            used, self._used = self._used, {}
+        db.executemany(
+            f"insert into sent values (null{', ?' * 11})",
+            [
+                (
+                    c.at,
+                    c.last,
+                    kind,
+                    what,
+                    "",
+                    c.bytes,
+                    c.times,
+                    u.run,
+                    u.approval,
+                    u.policy,
+                    c.detail,
+                )
+                for (kind, what, u), c in counts.items()
+            ],
+        )
+        db.executemany(
+            "insert into used values (?1, ?2, ?3, ?4) on conflict(day) do update set"
+            " rounds = rounds + ?2, processor = processor + ?3, gpu = gpu + ?4",
+            [(day, s.rounds, s.processor, s.gpu) for day, s in used.items()],
+        )
 
     def reply(
         self,
@@ -161,10 +186,14 @@ class Sent:
         error: bool = False,
         **detail: Any,
     ) -> None:
-        """A reply is about to leave. One that leaves again is the same row, one time more."""
+        """A reply is about to leave. One that leaves again is the same row, one time more.
+
+        What was counted until now is written down with it.
+        """
         kind = "error" if error else "reply"
         row = (now, now, kind, order, content, size, under.run, under.approval, under.policy)
         with self._together() as db:
+            self._write_counts(db)
             db.execute(
                 "insert into sent values (null, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) on conflict(run, what,"
                 " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?",
@@ -174,13 +203,10 @@ class Sent:
     # --- what is used -----------------------------------------------------------------------------
 
     def use(self, day: str, rounds: int = 0, processor: float = 0.0, gpu: float = 0.0) -> None:
-        """`processor` and `gpu` in seconds; `day` as 2026-03-04."""
-        with self._together() as db:
-            db.execute(
-                "insert into used values (?, ?, ?, ?) on conflict(day) do update set"
-                " rounds = rounds + ?, processor = processor + ?, gpu = gpu + ?",
-                (day, rounds, processor, gpu, rounds, processor, gpu),
-            )
+        """Counted, and written down with what is next. Seconds; `day` as 2026-03-04."""
+        with self._lock:
+            was = self._used.get(day, Spent())
+            self._used[day] = Spent(was.rounds + rounds, was.processor + processor, was.gpu + gpu)
 
     def spent(self, day: str, midnight: float) -> Spent:
         """What was used on this day, which began at `midnight` (seconds since 1970)."""
@@ -193,7 +219,9 @@ class Sent:
                 (midnight,),
             ).fetchone()
         rounds, processor, gpu = used or (0, 0.0, 0.0)
-        return Spent(rounds, processor, gpu, out)
+        with self._lock:
+            more = self._used.get(day, Spent())
+        return Spent(rounds + more.rounds, processor + more.processor, gpu + more.gpu, out)
 
 
 def _text(detail: Mapping[str, Any]) -> str:
