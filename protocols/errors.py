@@ -90,6 +90,12 @@ CODES: dict[str, str] = {
     "F115": "the operator aborted the run",
     "F116": "the fingerprints differ",
     "F117": "the statement is not accepted",
+    # P: what a site approved, and what its policy allows
+    "P101": "the policy cannot be read",
+    "P102": "nothing of that name was proposed to this site",
+    "P103": "what lies here is not what was proposed",
+    "P104": "this site cannot sign the agreement",
+    "P105": "the site has not approved what is to run",
     # N3: the node itself
     "N301": "the node's directory is in use",
     "N302": "the node's directory is incomplete",
@@ -99,6 +105,10 @@ CODES: dict[str, str] = {
     "N306": "the worker died twice over an order",
     "N307": "a reply cannot be delivered",
     "N308": "a node does not start",
+    "N320": "what leaves cannot be put on record",
+    "N321": "the record of what left cannot be read",
+    "N322": "the code may not run as this site demands it",
+    "N323": "the site's policy forbids a reply to leave",
     # N2: sessions and transfers, as nodes are told
     "N201": "the caller is no member, or was revoked",
     "N202": "the member is not admitted to this run",

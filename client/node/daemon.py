@@ -22,14 +22,20 @@ import grpc
 from barnraise.client import enrol
 from barnraise.client.channel import open_channel
 from barnraise.client.keys import Membership, NodeKeys, not_enrolled
-from barnraise.client.node import sandbox
+from barnraise.client.node import leaving, sandbox
 from barnraise.client.node.approval import FILE, Approval
 from barnraise.client.node.backoff import delay
+from barnraise.client.node.gate import Errand, Gate
+from barnraise.client.node.life import Life
 from barnraise.client.node.link import OPTIONS
 from barnraise.client.node.logs import node_log
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Node, Site, Stop
+from barnraise.client.node.policy_file import FILE as POLICY
+from barnraise.client.node.sent import FILE as SENT
+from barnraise.client.node.sent import Sent
 from barnraise.protocols import files, pki, statements
+from barnraise.protocols.apps import code_kept
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
 from barnraise.protocols.invite import Invite
@@ -65,14 +71,37 @@ def main(node_dir: Path, parent: int | None = None) -> int:
 
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:
+    """For the one run that `approved.json` names, or, without it, for a federation's runs."""
+    if not (home / FILE).exists():
+        return _live(home, log)
     approval = Approval.read(home)
     approval.check_code()
     if not _join(home, mail, log):
         return 0
     site = _site(home, approval)
     log.info("%s: node of run %s starts", site.member, approval.run)
+    sent = Sent(home / SENT, durable=(home / POLICY).exists())
+    try:
+        with _renewing(home, log):
+            gate = Gate(home, sent, Errand(approval.run, approval.app), code_kept(approval.code))
+            return Node(home, approval, site, mail, log, gate).run()
+    finally:
+        sent.close()
+
+
+def _live(home: Path, log: logging.Logger) -> int:
+    """Raises N115, N116."""
+    if leaving.left(home) is not None:
+        raise BarnraiseError(
+            "N116",
+            f"the node in {home} has left its federation",
+            "its leaving is on record at the coordinator",
+            next="join with a new invite, in another directory",
+        )
+    site, keys, membership = _membership(home)
+    log.info("%s: node of the federation %s starts", site.member, membership.federation)
     with _renewing(home, log):
-        return Node(home, approval, site, mail, log).run()
+        return Life(home, membership, site, keys.public_key, log).run()
 
 
 @contextmanager
@@ -130,9 +159,7 @@ def _join(home: Path, mail: Mailbox, log: logging.Logger) -> bool:
 
 def _site(home: Path, approval: Approval) -> Site:
     """The member's keys, for the run that was approved. Raises N115, N116, N302."""
-    keys, membership = NodeKeys.open(home), Membership.read(home)
-    if membership is None:
-        raise not_enrolled(home)
+    site, _, membership = _membership(home)
     if membership.federation != approval.federation:
         raise BarnraiseError(
             "N302",
@@ -141,8 +168,17 @@ def _site(home: Path, approval: Approval) -> Site:
             "the node was not started",
             next="approve the run again in the directory of that federation's node",
         )
+    return site
+
+
+def _membership(home: Path) -> tuple[Site, NodeKeys, Membership]:
+    """Who this node is. Raises N115, N116."""
+    membership = Membership.read(home)
+    if membership is None:
+        raise not_enrolled(home)
+    keys = NodeKeys.open(home)
     member = Member(membership.member, keys.public_key)
-    return Site(
+    site = Site(
         member.name,
         member.node_id,
         keys.secret,
@@ -150,6 +186,7 @@ def _site(home: Path, approval: Approval) -> Site:
         partial(statements.sign, keys.identity, member.name, "reply"),
         partial(_connect, home, keys),
     )
+    return site, keys, membership
 
 
 def _connect(home: Path, keys: NodeKeys) -> grpc.Channel:

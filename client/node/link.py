@@ -16,11 +16,14 @@ import grpc
 from barnraise.client.node.backoff import delay
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import ExchangeStub, SessionStub
+from barnraise.protocols.federation_pb2_grpc import ExchangeStub, MembershipStub, SessionStub
 from barnraise.protocols.transfers import CHANNEL_OPTIONS
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 """Of its channels; each attempt begins afresh, without gRPC's own backoff."""
+
+
+MOST_SAID = 500  # characters of why a site holds back
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Cut:
 class _Outgoing:
     """What one session has yet to say: the newest state and the newest progress, never more."""
 
-    def __init__(self, hello: pb.Hello) -> None:
+    def __init__(self, hello: pb.Hello, leaving: Callable[[pb.FromNode], None]) -> None:
+        self._leaving = leaving
         self._changed = threading.Condition()
         self._waiting: dict[str, pb.FromNode] = {"hello": pb.FromNode(hello=hello)}
         self._open = True
@@ -63,11 +67,15 @@ class _Outgoing:
                 if not self._open:
                     return
                 message = self._waiting.pop(next(iter(self._waiting)))
+            self._leaving(message)
             yield message
 
 
 class Link:
-    """`tell` is called in the link's thread, and may block; `connect` and `hello` at each attempt."""
+    """`tell` is called in the link's thread, and may block; `connect` and `hello` at each attempt.
+
+    `leaving` is called with each message before it leaves, in a thread of gRPC's.
+    """
 
     def __init__(
         self,
@@ -75,7 +83,9 @@ class Link:
         hello: Callable[[], pb.Hello],
         tell: Callable[[Heard | Cut], None],
         draw: Callable[[], float] = random.random,
+        leaving: Callable[[pb.FromNode], None] = lambda message: None,
     ) -> None:
+        self._leaving = leaving
         self._connect, self._hello, self._tell, self._draw = connect, hello, tell, draw
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -102,9 +112,14 @@ class Link:
         with self._lock:
             return None if self._channel is None else ExchangeStub(self._channel)
 
-    def state(self, state: str, order: str) -> None:
+    def membership(self) -> MembershipStub | None:
+        """For proposals and signatures over the connection of now; None if there is none."""
+        with self._lock:
+            return None if self._channel is None else MembershipStub(self._channel)
+
+    def state(self, state: str, order: str, held: str = "") -> None:
         """Say this in the session of now, and at the beginning of each that follows."""
-        message = pb.FromNode(state=pb.State(state=state, order=order))
+        message = pb.FromNode(state=pb.State(state=state, order=order, held=held[:MOST_SAID]))
         with self._lock:
             self._state = message
             if self._outgoing is not None:
@@ -133,7 +148,7 @@ class Link:
         """One session: whether anything was heard in it, and why it ended."""
         heard = False
         try:
-            channel, outgoing = self._connect(), _Outgoing(self._hello())
+            channel, outgoing = self._connect(), _Outgoing(self._hello(), self._leaving)
         except (BarnraiseError, OSError) as error:
             return heard, str(error)
         try:

@@ -21,15 +21,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import grpc
-
-from barnraise.client.node import failpoints, transfers
+from barnraise.client.node import failpoints, outgoing, transfers
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
+from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.policy import Allowed, Forbidden, Held
+from barnraise.client.node.site import Look, Site, Stop
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
+from barnraise.client.node.teller import Teller
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, statements
 from barnraise.protocols.content import ContentError, Failure
@@ -37,26 +39,11 @@ from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.randomness import derive
 
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
+__all__ = ["Look", "Node", "Site", "Stop"]
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
-NEVER_TAKEN = frozenset({"N205", "N207", "N208"})  # no repetition makes such a reply acceptable
-_SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
-
-
-@dataclass(frozen=True)
-class Site:
-    """Who this node is: what of the member's keys the daemon works with."""
-
-    member: str
-    node_id: int
-    secret: bytes
-    log_key: bytes
-    sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
-    connect: Callable[[], grpc.Channel]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The node is to end."""
+NEVER_TAKEN = frozenset(
+    {"N205", "N207", "N208", "N323"}
+)  # no repetition makes such a reply acceptable
 
 
 @dataclass(frozen=True)
@@ -75,21 +62,33 @@ class Node:
     """Everything is owned by the thread that calls `run`."""
 
     def __init__(
-        self, home: Path, approval: Approval, site: Site, mail: Mailbox, log: logging.Logger
+        self,
+        home: Path,
+        approval: Approval,
+        site: Site,
+        mail: Mailbox,
+        log: logging.Logger,
+        gate: Gate,
+        visit: Callable[[Link], None] = lambda link: None,
     ) -> None:
+        """`visit` is called when there is something to ask the coordinator for."""
+        self._gate, self._visit = gate, visit
         self._approval, self._site, self._mail, self._log = approval, site, mail, log
         with files.disk_errors(home):
             self._spool = Spool(home / "spool", approval.run, remembered=REMEMBERED)
         kept = self._spool.kept
         self._desk = Desk(approval.run, kept.replies, kept.done, random.random)
-        self._worker = Worker(home, approval.memory, mail.post)
-        self._link = Link(site.connect, self._hello, mail.post)
+        self._worker = Worker(home, approval.memory, mail.post, gate.confinement())
+        self._link = Link(site.connect, self._hello, mail.post, leaving=gate.spoken)
+        self._held: Allowed | Held = Allowed()
+        self.over = False  # the coordinator has said that the run is
         self._alive = False
         self._admitted = False
         self._refusing = ""
         self._last_content: set[str] = set()
         self._last_cut = ""
-        self._said_state = ("", "")
+        self._said_state = ("", "", "")
+        self._since = time.time()
         self._ending: BarnraiseError | int | None = None
 
     def run(self) -> int:
@@ -102,6 +101,7 @@ class Node:
                     self._hear(self._mail.take(self._patience()))
         finally:
             self._link.stop()
+            self._gate.metered(self._worker.process, at_work=False)
             self._worker.stop()
         if isinstance(self._ending, BarnraiseError):
             raise self._ending
@@ -111,21 +111,26 @@ class Node:
 
     def _act(self) -> None:
         now = time.monotonic()
-        if not self._alive and now >= self._desk.restart_at:
+        self._held = self._gate.decide()
+        free = isinstance(self._held, Allowed)
+        if not self._alive and now >= self._desk.restart_at and (free or self._desk.working):
             self._start_worker()
-        if self._alive and (order := self._desk.next_work()) is not None:
+        if free and self._alive and (order := self._desk.next_work()) is not None:
+            self._gate.took_up(order.type)
             self._hand_over(order)
         stub = self._link.exchange()
-        if stub is not None and (order := self._desk.next_fetch(now)) is not None:
+        if free and stub is not None and (order := self._desk.next_fetch(now)) is not None:
             self._in_thread("fetch", self._fetch, stub, order)
         if stub is not None and (reply := self._desk.next_delivery(now)) is not None:
             self._deliver(stub, reply)
+        if self._gate.draining and self._desk.empty:
+            self._ending = 0
         self._say_state()
 
     def _patience(self) -> float | None:
         """Seconds until something may be due without a new fact; None for no such time."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
-        return None if wake == math.inf else max(0.0, wake - time.monotonic())
+        return max(0.0, min(wake - time.monotonic(), self._gate.patience()))
 
     def _say_state(self) -> None:
         state, order = self._desk.state()
@@ -133,9 +138,27 @@ class Node:
             state = "restarting"
         if state == "idle" and self._refusing:
             state = f"refusing: {self._refusing}"
-        if (state, order) != self._said_state:
-            self._said_state = (state, order)
-            self._link.state(state, order)
+        held = str(self._held) if isinstance(self._held, Held) else self._gate.withheld()
+        if (state, order, held) != self._said_state:
+            self._said_state, self._since = (state, order, held), time.time()
+            self._link.state(state, order, held)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is going on, for whoever asks on this machine; called in another thread."""
+        state, order, held = self._said_state
+        working = self._desk.working
+        return {
+            "run": self._approval.run,
+            "app": self._approval.app,
+            "state": state,
+            "order": order,
+            "held": held,
+            "since": self._since,
+            "round": working.round if working is not None else None,
+            "connected": self._admitted,
+            "cut": self._last_cut,
+            "refusing": self._refusing,
+        }
 
     def _hear(self, fact: Any) -> None:
         match fact:
@@ -153,6 +176,9 @@ class Node:
                 self._delivered(fact)
             case Stop():
                 self._ending = 0
+            case Look():
+                self._gate.look()
+                self._visit(self._link)
 
     # --- the coordinator --------------------------------------------------------------------------
 
@@ -162,6 +188,7 @@ class Node:
             app=self._approval.app,
             version=version("barnraise"),
             clock=time.time(),
+            agreements=self._gate.agreements(),
         )
 
     def _hear_coordinator(self, message: pb.ToNode) -> None:
@@ -174,6 +201,8 @@ class Node:
                 self._receipt(message.receipt.statement)
             case "dismissal":
                 self._dismissed(message.dismissal)
+            case "notice":
+                self._visit(self._link)
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         """Hold what the coordinator says it is against what this site approved."""
@@ -183,12 +212,16 @@ class Node:
         apart = abs(welcome.clock - time.time())
         if apart > CLOCKS_APART:
             self._log.warning("the coordinator's clock and this one are %.0f s apart", apart)
+        if said != wanted and self._gate.agreements():
+            self._ending, self.over = 0, True  # its run is not open now: what is, is seen afresh
+            return
         if said != wanted:
             self._refuse(f"the coordinator runs {said}, and this site approved {wanted}")
             return
         self._log.info("attending as %s", site.member)
         self._admitted, self._refusing, self._last_cut = True, "", ""
         self._desk.attended()
+        self._visit(self._link)
 
     def _order(self, said: pb.Order) -> None:
         names = (
@@ -236,7 +269,7 @@ class Node:
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
         if dismissal.why in ("displaced", "finished"):
-            self._ending = 0
+            self._ending, self.over = 0, dismissal.why == "finished"
         elif dismissal.why == "revoked":
             self._ending = BarnraiseError(
                 "N105",
@@ -278,6 +311,7 @@ class Node:
 
     def _hand_over(self, order: Order) -> None:
         """The order with the seed for it: the member's secret stays here."""
+        self._gate.metered(self._worker.process, at_work=True)
         self._last_content = {order.content}
         self._worker.send(
             {
@@ -307,13 +341,16 @@ class Node:
         for what, why in ready.hindered.items():
             if why:
                 self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
+        self._gate.hindered(ready.hindered)
         if ready.failure:
             self._log.error("the app cannot be loaded (%s); see logs/worker.log", ready.failure)
 
     def _done(self, order: Order, answer: Answer) -> None:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
+        self._gate.metered(self._worker.process, at_work=False)
         try:
+            answer = outgoing.checked(self._gate, order, answer, self._spool, self._log)
             self._spool.commit(answer, self._sign)
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
@@ -341,7 +378,7 @@ class Node:
         approved = self._approval
         return self._site.sign(
             statements.reply_payload(
-                approved.federation, approved.run, order, content, statements.NO_POLICY
+                approved.federation, approved.run, order, content, self._gate.policy.digest
             )
         )
 
@@ -352,7 +389,7 @@ class Node:
 
     def _fetch(self, stub: Any, order: Order) -> None:
         """In its own thread."""
-        moved = _Teller(self._link, order.id, "fetching byte")
+        moved = Teller(self._link, order.id, "fetching byte")
         try:
             outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
         except (transfers.Failed, transfers.Refused) as error:
@@ -381,6 +418,15 @@ class Node:
         except (BarnraiseError, ContentError) as error:
             self._mail.urge(_Delivered(order, error))
             return
+        size = sum(part.size for part in parts)
+        decided = self._gate.leaves(order, self._spool.reply(order), size)
+        if isinstance(decided, Forbidden):
+            refused = transfers.Refused(f"N323: {decided.reason}")
+            self._mail.urge(_Delivered(order, refused))
+            return
+        if isinstance(decided, Held):
+            self._desk.delivery_failed(time.monotonic())
+            return
         statement = json.dumps(self._spool.kept.replies[order].statement).encode()
         self._in_thread("deliver", self._delivery, stub, order, statement, parts)
 
@@ -390,7 +436,7 @@ class Node:
         """In its own thread."""
         problem: Exception | None = None
         try:
-            moved = _Teller(self._link, order, "delivering byte")
+            moved = Teller(self._link, order, "delivering byte")
             transfers.deliver(stub, order, statement, parts, moved)
         except (transfers.Failed, transfers.Refused, OSError) as error:
             problem = error
@@ -434,16 +480,3 @@ class Node:
         """Drop what nothing needs; the last order's content stays, for the next often shares its blobs."""
         if not self._desk.expecting:
             self._spool.sweep(self._desk.contents() | self._last_content)
-
-
-class _Teller:
-    """Tells a transfer's progress, some times a second."""
-
-    def __init__(self, link: Link, order: str, what: str) -> None:
-        self._link, self._order, self._what, self._last = link, order, what, -math.inf
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= _SAY_EVERY or done == total:
-            self._last = now
-            self._link.progress(self._order, self._what, done, total)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints, frames
+from barnraise.client.node.confinement import Confinement
 from barnraise.client.node.logs import Capped
 
 _SAYS = re.compile(r"[a-z][a-z ]{0,39}")
@@ -122,8 +123,15 @@ class Worker:
     The process ends when the thread that started it does, so `start` belongs to a thread that stays.
     """
 
-    def __init__(self, home: Path, memory: int | None, tell: Callable[[Said | Gone], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        memory: int | None,
+        tell: Callable[[Said | Gone], None],
+        confinement: Confinement | None = None,
+    ) -> None:
         self._home, self._memory, self._tell = home, memory, tell
+        self._confinement = confinement
         self._log = Capped(home / "logs" / "worker.log")
         self._life = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -134,6 +142,11 @@ class Worker:
     def life(self) -> int:
         """The number of the life that is going on, or was last."""
         return self._life
+
+    @property
+    def process(self) -> int | None:
+        """The process of the life that is going on, or was last."""
+        return self._process.pid if self._process is not None else None
 
     def start(self, first: Mapping[str, Any]) -> None:
         """Start it and send it `first`. It is heard of by `Gone` whatever happens to it."""

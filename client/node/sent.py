@@ -1,0 +1,250 @@
+"""`sent.db`: everything that ever left this site, and what the site used for it, day by day.
+
+    sent   at, last, kind, what, digest, bytes, times, run, under, policy, detail
+    used   day, rounds, processor, gpu
+
+A reply is on record, durably, before a byte of it leaves. What the session says beside (hello, states,
+progress, and whatever else goes up the stream) is counted where it leaves and written down together.
+Owned by the daemon's main thread, but for `said`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from barnraise.client.node.policy import Spent
+from barnraise.protocols.errors import BarnraiseError
+
+FILE = "sent.db"
+LONGEST = 4096  # characters of a row's detail
+ROOM = 4096  # kinds of things said that are counted apart between two writings
+_TABLES = """
+create table if not exists sent(
+    id integer primary key, at real not null, last real not null, kind text not null, what text not null,
+    digest text not null, bytes integer not null, times integer not null, run text not null,
+    under text not null, policy text not null, detail text not null);
+create unique index if not exists once on sent(run, what, digest) where kind in ('reply', 'error');
+create index if not exists days on sent(at);
+create table if not exists used(
+    day text primary key, rounds integer not null, processor real not null, gpu real not null);
+"""
+
+
+@dataclass(frozen=True)
+class Under:
+    """Under what something leaves: the run, the approval (an agreement's or an app's digest), the policy."""
+
+    run: str = ""
+    approval: str = ""
+    policy: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that left, or many of the same kind: `times` of them between `at` and `last`."""
+
+    at: float
+    last: float
+    kind: str
+    what: str
+    digest: str
+    bytes: int
+    times: int
+    run: str
+    under: str
+    policy: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`; times in seconds since 1970."""
+        return asdict(self)
+
+
+@dataclass
+class _Count:
+    at: float
+    last: float
+    bytes: int = 0
+    times: int = 0
+    detail: str = "{}"
+
+
+class Sent:
+    """`durable`: a commit is on disk when it returns. Raises N320 where nothing can be written down."""
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # _counts, _used, _under
+        self._used: dict[str, Spent] = {}
+        self._counts: dict[tuple[str, str, Under], _Count] = {}
+        self._under = Under()
+        with self._recorded():
+            path.touch(0o600)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
+            self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        self.flush()
+        self._db.close()
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise BarnraiseError(
+                "N320",
+                f"{self._path} cannot be written",
+                str(error),
+                "nothing leaves that is not on record",
+                next="make room, or make the file writable, and start the node again",
+            ) from None
+
+    @contextmanager
+    def _together(self) -> Iterator[sqlite3.Connection]:
+        with self._recorded():
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    # --- what leaves ------------------------------------------------------------------------------
+
+    def under(self, under: Under) -> None:
+        """Under what that which is said from now on leaves."""
+        with self._lock:
+            self._under = under
+
+    def said(self, kind: str, what: str, size: int, now: float, **detail: Any) -> None:
+        """Something small leaves in the session; it is counted. Any thread; no I/O."""
+        with self._lock:
+            key = (kind, what, self._under)
+            if key not in self._counts and len(self._counts) >= ROOM:
+                key = (kind, "much else", self._under)
+            count = self._counts.setdefault(key, _Count(now, now))
+            count.last, count.bytes, count.times = now, count.bytes + size, count.times + 1
+            if detail:
+                count.detail = _text(detail)
+
+    def flush(self) -> None:
+        """Write down what was counted, said and used."""
+        with self._lock:
+            idle = not self._counts and not self._used
+        if not idle:
+            with self._together() as db:
+                self._write_counts(db)
+
+    def _write_counts(self, db: sqlite3.Connection) -> None:
+        with self._lock:
+            counts, self._counts = self._counts, {}
+            used, self._used = self._used, {}
+        db.executemany(
+            f"insert into sent values (null{', ?' * 11})",
+            [
+                (
+                    c.at,
+                    c.last,
+                    kind,
+                    what,
+                    "",
+                    c.bytes,
+                    c.times,
+                    u.run,
+                    u.approval,
+                    u.policy,
+                    c.detail,
+                )
+                for (kind, what, u), c in counts.items()
+            ],
+        )
+        db.executemany(
+            "insert into used values (?1, ?2, ?3, ?4) on conflict(day) do update set"
+            " rounds = rounds + ?2, processor = processor + ?3, gpu = gpu + ?4",
+            [(day, s.rounds, s.processor, s.gpu) for day, s in used.items()],
+        )
+
+    def reply(
+        self,
+        order: str,
+        content: str,
+        size: int,
+        under: Under,
+        now: float,
+        *,
+        error: bool = False,
+        **detail: Any,
+    ) -> None:
+        """A reply is about to leave. One that leaves again is the same row, one time more.
+
+        What was counted until now is written down with it.
+        """
+        kind = "error" if error else "reply"
+        row = (now, now, kind, order, content, size, under.run, under.approval, under.policy)
+        with self._together() as db:
+            self._write_counts(db)
+            db.execute(
+                "insert into sent values (null, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) on conflict(run, what,"
+                " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?",
+                (*row, _text(detail), now),
+            )
+
+    # --- what is used -----------------------------------------------------------------------------
+
+    def use(self, day: str, rounds: int = 0, processor: float = 0.0, gpu: float = 0.0) -> None:
+        """Counted, and written down with what is next. Seconds; `day` as 2026-03-04."""
+        with self._lock:
+            was = self._used.get(day, Spent())
+            self._used[day] = Spent(was.rounds + rounds, was.processor + processor, was.gpu + gpu)
+
+    def spent(self, day: str, midnight: float) -> Spent:
+        """What was used on this day, which began at `midnight` (seconds since 1970)."""
+        with self._recorded():
+            used = self._db.execute(
+                "select rounds, processor, gpu from used where day = ?", (day,)
+            ).fetchone()
+            (out,) = self._db.execute(
+                "select coalesce(sum(bytes), 0) from sent where kind in ('reply', 'error') and at >= ?",
+                (midnight,),
+            ).fetchone()
+        rounds, processor, gpu = used or (0, 0.0, 0.0)
+        with self._lock:
+            more = self._used.get(day, Spent())
+        return Spent(rounds + more.rounds, processor + more.processor, gpu + more.gpu, out)
+
+
+def _text(detail: Mapping[str, Any]) -> str:
+    text = json.dumps(detail, sort_keys=True)
+    return text if len(text) <= LONGEST else json.dumps({"beginning": text[:LONGEST]})
+
+
+def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
+    """Everything that left since then, oldest first. Empty where nothing ever did. Raises N321."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            for row in db.execute(
+                "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
+                " from sent where last >= ? order by at, id",
+                (since,),
+            ):
+                yield Row(*(*row[:-1], json.loads(row[-1])))
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise BarnraiseError(
+            "N321",
+            f"{path} cannot be read",
+            str(error),
+            next="restore the node's directory from a backup",
+        ) from None

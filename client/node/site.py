@@ -1,0 +1,31 @@
+"""Who a node is, and what it may be told on its own machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+
+@dataclass(frozen=True)
+class Site:
+    """Who this node is: what of the member's keys the daemon works with."""
+
+    member: str
+    node_id: int
+    secret: bytes
+    log_key: bytes
+    sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
+    connect: Callable[[], grpc.Channel]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The node is to end."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The admin has changed something: an approval, the policy, a pause."""
