@@ -32,6 +32,7 @@ from barnraise.client.node.policy import (
 from barnraise.client.node.processor import Meter
 from barnraise.client.node.sent import Sent, Under
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.apps import Code
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.content import Arrays, Envelope, Values
 from barnraise.protocols.errors import BarnraiseError

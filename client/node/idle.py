@@ -74,6 +74,7 @@ class Idle:
                     return outcome
         finally:
             self._link.stop()
+            self._site.witness.close()
 
     def as_dict(self) -> dict[str, Any]:
         """What is going on; called in another thread."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 
+from barnraise.client.node.witness import Witness
+
 
 @dataclass(frozen=True)
 class Site:
@@ -19,6 +21,7 @@ class Site:
     log_key: bytes
     sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
     connect: Callable[[], grpc.Channel]
+    witness: Witness
 
 
 @dataclass(frozen=True)
