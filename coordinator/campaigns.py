@@ -231,22 +231,26 @@ class Conduct:
             stall_after=STALL_AFTER,
             word=self.word,
         )
-        with fleet_of(self) as fleet:
-            grid = DurableGrid(terms, self.log, self.federation.blobs, fleet, members, self.watch)
-            with flower.roster_is_final():
-                self._conduct(server, grid)
+        try:
+            with fleet_of(self) as fleet, flower.roster_is_final():
+                self._run(
+                    server,
+                    DurableGrid(terms, self.log, self.federation.blobs, fleet, members, self.watch),
+                )
+        except BarnraiseError as error:
+            if error.code != "F115":
+                raise
+            abort(self.log)
         return self._ended()
 
-    def _conduct(self, server: ServerApp, grid: DurableGrid) -> None:
+    def _run(self, server: ServerApp, grid: DurableGrid) -> None:
         secret = self.place.keep_secret(b"")
         try:
             conduct(server, grid, dict(self.work.config), secret, resumable=True)
         except BarnraiseError as error:
-            if error.code != "F115":
-                raise
-            if grid.live:
+            if error.code == "F115" and grid.live:
                 grid.close_open_batches()
-            abort(self.log)
+            raise
 
     def _ended(self) -> dict[str, Any]:
         """Publish the model, and tell of it."""
