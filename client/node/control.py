@@ -1,6 +1,6 @@
 """The node's socket: `N/node.sock`, open to whoever may enter the node's directory (mode 0700).
 
-What is asked is answered by a function that it is given; it knows no verb. `ask` is the other end.
+What is asked is answered by a function that it is given; it knows no verb.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ import grpc
 
 from barnraise.protocols import control
 from barnraise.protocols import control_pb2 as pb
-from barnraise.protocols.control_pb2_grpc import (
-    ControlServicer,
-    ControlStub,
-    add_ControlServicer_to_server,
-)
+from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
 from barnraise.protocols.errors import BarnraiseError
 
 SOCKET = control.SOCKET["node"]
-PATIENCE = 5.0  # seconds until a daemon that does not answer counts as none
 Answer = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -76,16 +71,3 @@ def _short(home: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
-
-
-def ask(home: Path, verb: str, **given: Any) -> dict[str, Any] | None:
-    """The daemon's answer; None if no daemon runs here. Raises the `BarnraiseError` that it answers with."""
-    if not (home / SOCKET).exists():
-        return None
-    question = pb.Question(json=control.written({"verb": verb, **given}))
-    with _short(home) as folder, grpc.insecure_channel(f"unix:{folder}/{SOCKET}") as channel:
-        try:
-            reply = ControlStub(channel).Ask(question, timeout=PATIENCE)
-        except grpc.RpcError:
-            return None
-    return control.answer(reply.json)

@@ -45,11 +45,11 @@ INVITE = "invite.txt"
 RENEWAL_EVERY = 60.0  # seconds between two looks at the certificate
 
 
-def main(node_dir: Path, parent: int | None = None) -> int:
+def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> int:
     """Run the node in this process until it is told to end; its exit status.
 
     `parent` is the process without which it is not to live. What goes wrong is told in `logs/node.log`
-    and on standard error. SIGTERM and SIGINT end it with status 0.
+    and on standard error, with `loud` whatever else happens too. SIGTERM and SIGINT end it with status 0.
     """
     if parent is not None:
         sandbox.end_with_parent(signal.SIGKILL, parent)
@@ -61,7 +61,7 @@ def main(node_dir: Path, parent: int | None = None) -> int:
     log = logging.getLogger("barnraise.node")
     try:
         with files.disk_errors(home), locked(home):
-            log = node_log(home / "logs")
+            log = node_log(home / "logs", loud=loud)
             return _run(home, mail, log)
     except BarnraiseError as error:
         log.error("%s", error)

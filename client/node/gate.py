@@ -6,7 +6,6 @@ are now, the clock, what was used and sent today. Owned by the daemon's main thr
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,8 +168,6 @@ class Gate:
 
     def patience(self) -> float:
         """Seconds after which to look again without being told to."""
-        if not self.sovereign and not self._paused:
-            return math.inf
         return LOOK if isinstance(self.decide(), Held) or self._withheld else QUIET
 
     def withheld(self) -> str:

@@ -132,8 +132,8 @@ class Node:
             self._ending = 0
         self._say_state()
 
-    def _patience(self) -> float | None:
-        """Seconds until something may be due without a new fact; None for no such time."""
+    def _patience(self) -> float:
+        """Seconds until something may be due without a new fact."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
         return max(0.0, min(wake - time.monotonic(), self._gate.patience()))
 

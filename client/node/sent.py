@@ -37,6 +37,9 @@ create table if not exists used(
 """
 
 
+_USED = "select rounds, processor, gpu from used where day = ?"
+
+
 @dataclass(frozen=True)
 class Under:
     """Under what something leaves: the run, the approval (an agreement's or an app's digest), the policy."""
@@ -211,9 +214,7 @@ class Sent:
     def spent(self, day: str, midnight: float) -> Spent:
         """What was used on this day, which began at `midnight` (seconds since 1970)."""
         with self._recorded():
-            used = self._db.execute(
-                "select rounds, processor, gpu from used where day = ?", (day,)
-            ).fetchone()
+            used = self._db.execute(_USED, (day,)).fetchone()
             (out,) = self._db.execute(
                 "select coalesce(sum(bytes), 0) from sent where kind in ('reply', 'error') and at >= ?",
                 (midnight,),
@@ -224,23 +225,24 @@ class Sent:
         return Spent(rounds + more.rounds, processor + more.processor, gpu + more.gpu, out)
 
 
-def _text(detail: Mapping[str, Any]) -> str:
-    text = json.dumps(detail, sort_keys=True)
-    return text if len(text) <= LONGEST else json.dumps({"beginning": text[:LONGEST]})
+def used_since(path: Path, day: str, midnight: float) -> Spent:
+    """What was used on this day, as it stands on record; nothing where there is no record. Raises N321."""
+    rows = list(listed(path, midnight)) if path.exists() else []
+    out = sum(r.bytes for r in rows if r.kind in ("reply", "error") and r.at >= midnight)
+    with _reading(path) as db:
+        found = db.execute(_USED, (day,)).fetchone() if db is not None else None
+    rounds, processor, gpu = found or (0, 0.0, 0.0)
+    return Spent(rounds, processor, gpu, out)
 
 
-def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
-    """Everything that left since then, oldest first. Empty where nothing ever did. Raises N321."""
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.exists():
+        yield None
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            for row in db.execute(
-                "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
-                " from sent where last >= ? order by at, id",
-                (since,),
-            ):
-                yield Row(*(*row[:-1], json.loads(row[-1])))
+            yield db
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise BarnraiseError(
             "N321",
@@ -248,3 +250,21 @@ def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
             str(error),
             next="restore the node's directory from a backup",
         ) from None
+
+
+def _text(detail: Mapping[str, Any]) -> str:
+    text = json.dumps(detail, sort_keys=True)
+    return text if len(text) <= LONGEST else json.dumps({"beginning": text[:LONGEST]})
+
+
+def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
+    """Everything that left since then, oldest first. Empty where nothing ever did. Raises N321."""
+    with _reading(path) as db:
+        if db is None:
+            return
+        for row in db.execute(
+            "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
+            " from sent where last >= ? order by at, id",
+            (since,),
+        ):
+            yield Row(*(*row[:-1], json.loads(row[-1])))

@@ -11,7 +11,7 @@ import click
 import typer
 
 from barnraise import __version__
-from barnraise.cli import operator, runs, sim
+from barnraise.cli import node, operator, runs, sim
 from barnraise.cli.demo import demo
 from barnraise.cli.doctor import doctor
 from barnraise.cli.join import join
@@ -50,6 +50,7 @@ def command() -> click.Command:
     app.command("demo", rich_help_panel="For everyone")(demo)
     app.command("doctor", rich_help_panel="For everyone")(doctor)
     app.command("join", rich_help_panel="For institutions", no_args_is_help=True)(join)
+    app.add_typer(node.verbs(), name="node", rich_help_panel="For institutions")
     for verb in (operator.found, operator.serve, operator.invite):
         app.command(verb.__name__, rich_help_panel="For operators")(verb)
     app.add_typer(operator.members_verbs(), name="members", rich_help_panel="For operators")
