@@ -15,6 +15,7 @@ import numpy as np
 
 from barnraise.coordinator.fleet import Delivery
 from barnraise.protocols import codecs, statements
+from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.content import Arrays, ContentError, Envelope, Values
 from barnraise.protocols.tensors import BlobError, Spec
 

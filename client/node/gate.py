@@ -143,6 +143,11 @@ class Gate:
         """Take nothing up any more."""
         self._draining, self._decided = True, None
 
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """What the worker is not cut off from, with the reasons."""
+        return {what: why for what, why in self._hindered.items() if why}
+
     def hindered(self, hindered: Mapping[str, str]) -> bool:
         """Told what the worker is not cut off from; whether it may go on all the same."""
         self._hindered, self._decided = hindered, None

@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,16 @@ from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.policy import Allowed, Forbidden, Held
 from barnraise.client.node.site import Look, Site, Stop
 from barnraise.client.node.spool import Answer, Spool
-from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
+from barnraise.client.node.supervisor import (
+    Done,
+    Gone,
+    Progress,
+    Ready,
+    Refused,
+    Said,
+    Tried,
+    Worker,
+)
 from barnraise.client.node.witness import Caught, Proved
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, statements, witnessing
@@ -41,6 +50,7 @@ from barnraise.protocols.witnessing import Misconduct
 
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
 __all__ = ["Look", "Node", "Site", "Stop"]
+TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset(
     {"N205", "N207", "N208", "N323"}
@@ -85,6 +95,7 @@ class Node:
         self._link = Link(site.connect, self._hello, self._look, leaving=gate.spoken)
         site.witness.speak(self._link.say)
         self._held: Allowed | Held = Allowed()
+        self.tries = 0
         self.over = False  # the coordinator has said that the run is
         self._alive = False
         self._admitted = False
@@ -163,6 +174,8 @@ class Node:
             "connected": self._admitted,
             "cut": self._last_cut,
             "refusing": self._refusing,
+            "hindered": dict(self._gate.missing),
+            "tries": self.tries,
         }
 
     def _hear(self, fact: Any) -> None:
@@ -258,19 +271,7 @@ class Node:
         self._visit(self._link)
 
     def _order(self, said: pb.Order, proved: Proved | None) -> None:
-        names = (
-            "id",
-            "run",
-            "batch",
-            "round",
-            "type",
-            "group",
-            "content",
-            "ttl",
-            "created",
-            "size",
-        )
-        order = Order(**{name: getattr(said, name) for name in names})
+        order = Order(**{one.name: getattr(said, one.name) for one in fields(Order)})
         unproved = proved is None and order.run == self._approval.run
         if proved is not None and order.run == self._approval.run:
             seen = (order.id, order.batch, order.type, order.group, order.content)
@@ -377,6 +378,12 @@ class Node:
         match what:
             case Ready():
                 self._ready(what)
+            case Refused():
+                if not self._gate.hindered(what.hindered):
+                    self._log.error("N322: no code is started: %s", self._gate.decide())
+            case Tried() if self.tries < TRIES:
+                self.tries += 1
+                self._log.warning("the code tried: %s %s", what.what, what.where)
             case Progress() if working is not None and what.order == working.id:
                 self._link.progress(what.order, what.what, what.done, what.total)
             case Done() if working is not None and what.order == working.id:
