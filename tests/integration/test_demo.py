@@ -1,4 +1,8 @@
-"""The demo through the real command: interrupted, continued, shown; and what it leaves behind."""
+"""The demo through the real command: interrupted, continued, shown; and what it leaves behind.
+
+It is the real demo but for its charter: fewer steps and less held-out text, so that it takes seconds.
+What the README shows of it is held against what it prints.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,33 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from barnraise.demo.federation import prepare
+
+README = Path(__file__).parents[2] / "README.md"
 ROUNDS = 2
+STEPS = 8
+SHORTER = {"steps = 40": f"steps = {STEPS}", "held_out = 0.3": "held_out = 0.1"}
 MEMBERS = ["basel", "geneva", "lausanne", "zurich"]
 
 
 def command(home: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "barnraise", "demo", "--dir", str(home), *options]
+
+
+def lay_out(home: Path) -> None:
+    """What the command lays out in an empty directory, shortened."""
+    prepare(home, ROUNDS)
+    for name in ("charter.toml", "alone.toml"):
+        text = (home / name).read_text()
+        for long, short in SHORTER.items():
+            assert long in text
+            text = text.replace(long, short)
+        (home / name).write_text(text)
+
+
+def shape(line: str) -> str:
+    """A line with its numbers and alignment taken out."""
+    return " ".join(re.sub(r"\d+(\.\d+)?", "#", line).split())
 
 
 def processes_about(home: Path) -> list[int]:
@@ -37,7 +62,8 @@ def processes_about(home: Path) -> list[int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A demo that was interrupted after its first round and then continued: its directory, what the
     first and what the second command said."""
-    home = tmp_path_factory.mktemp("demo") / "demo"
+    home = tmp_path_factory.mktemp("demo") / "barnraise-demo"
+    lay_out(home)
     first = subprocess.Popen(
         command(home, "--rounds", str(ROUNDS)), stderr=subprocess.PIPE, text=True
     )
@@ -84,7 +110,7 @@ def test_the_metrics_are_those_of_the_journals(finished: tuple[Path, str, str]) 
     assert all(r["accepted"] == MEMBERS for r in metrics["rounds"][1:])
     assert metrics["rounds"][2]["after"] < metrics["rounds"][0]["after"]
     assert metrics["together"]["loss"] == metrics["rounds"][2]["after"]
-    assert metrics["local_steps"] == 40 * ROUNDS
+    assert metrics["local_steps"] == STEPS * ROUNDS
     assert set(metrics["alone"]) == set(MEMBERS)
     best = min(one["loss"] for one in metrics["alone"].values())
     assert metrics["gain"]["nats_per_byte"] == pytest.approx(best - metrics["together"]["loss"])
@@ -107,7 +133,8 @@ def test_it_leaves_a_model_a_plot_and_a_text(finished: tuple[Path, str, str]) ->
 def test_a_finished_demo_is_shown_and_not_trained_again(finished: tuple[Path, str, str]) -> None:
     home = finished[0]
     before = (home / "together" / "journal.db").stat().st_mtime_ns
-    shown = subprocess.run(command(home, "--json"), capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "barnraise", "demo", "--json"]
+    shown = subprocess.run(words, cwd=home.parent, capture_output=True, text=True, check=False)
     assert shown.returncode == 0
     assert (
         json.loads(shown.stdout)["digest"]
@@ -116,6 +143,19 @@ def test_a_finished_demo_is_shown_and_not_trained_again(finished: tuple[Path, st
     assert "is finished" in shown.stderr
     assert "round 1/2" in shown.stderr
     assert (home / "together" / "journal.db").stat().st_mtime_ns == before
+
+
+def test_what_the_readme_shows_is_what_it_prints(finished: tuple[Path, str, str]) -> None:
+    home, first, second = finished
+    shown = re.search(r"<!-- demo -->\n```\n(.*?)```", README.read_text(), re.DOTALL)
+    assert shown is not None
+    said = (first + second).replace(str(home), home.name)
+    printed = {shape(line) for line in said.splitlines()}
+    lines = [shape(line) for line in shown.group(1).splitlines()]
+    assert len(lines) > 20
+    for line in lines:
+        if not line.startswith("together is better") and not line.startswith("together did NOT"):
+            assert line in printed, line
 
 
 def test_it_replays_without_clients(finished: tuple[Path, str, str]) -> None:

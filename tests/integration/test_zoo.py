@@ -7,6 +7,7 @@ killed at several entries of the journal and resumed, and of a replay with no cl
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,15 @@ FLOWERS = (
     "DifferentialPrivacyClientSideAdaptiveClipping",
 )
 OURS = ("barnraise-fedavg", "barnraise-diloco")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_small_heap() -> Iterator[None]:
+    """Flower's strategies collect garbage for every reply; what other tests left need not be searched."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Killed(BaseException):
