@@ -91,6 +91,7 @@ class Walk:
 
     def __init__(self, root: Path, members: Sequence[str]) -> None:
         self.root, self.members = root, members
+        self.began = time.monotonic()
         self.running: dict[str, Ran] = {}
         self.known: dict[str, str] = {"coordinator.example.org": "127.0.0.1:0"}
         for who in ("operator", *members):
@@ -102,6 +103,7 @@ class Walk:
     def type(self, step: Typed) -> None:
         """Do what a line says, once or for each member."""
         for who in self.members if step.who == "each" else [step.who]:
+            print(f"{time.monotonic() - self.began:6.1f} s  {who}$ {step.line}")
             line = self._filled(step.line.replace("NAME", who))
             printed = [self._filled(text.replace("NAME", who)) for text in step.printed]
             if line.endswith(" &"):
