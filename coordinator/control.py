@@ -20,6 +20,7 @@ from barnraise.protocols import control_pb2 as pb
 from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
 from barnraise.protocols.errors import BarnraiseError
 
+FAREWELL = 1.0  # seconds in which what was answered may still go out
 LOOK = 0.5  # seconds between two looks of a watch
 Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -67,7 +68,7 @@ def listening(directory: Path, ask: Ask) -> Iterator[None]:
         server.start()
         yield
     finally:
-        server.stop(None).wait()
+        server.stop(FAREWELL).wait()
         threads.shutdown(wait=False)
         os.close(folder)
         path.unlink(missing_ok=True)

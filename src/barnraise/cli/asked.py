@@ -1,6 +1,7 @@
 """Asking whoever holds a directory: `serve`, or a node's daemon, over its socket; else, the files.
 
-While `serve` executes itself anew it does not listen for a moment, so a lock that is held is tried again.
+While `serve` executes itself anew it neither listens nor holds its lock for a moment, but it is the same
+process: as long as that lives it is asked again.
 """
 
 from __future__ import annotations
@@ -49,13 +50,24 @@ def ask(
     """The answer of a federation's `serve`, or, with `offline`, of its directory. F105 if nobody serves."""
     end = time.monotonic() + PATIENCE
     while (answer := asked(directory, "serve", verb, given, seconds)) is None:
-        try:
-            return _offline(directory, verb, given, offline)
-        except BarnraiseError as error:
-            if error.code != "D102" or time.monotonic() > end:
-                raise
+        if not _begins_anew(directory) or time.monotonic() > end:
+            try:
+                return _offline(directory, verb, given, offline)
+            except BarnraiseError as error:
+                if error.code != "D102" or time.monotonic() > end:
+                    raise
         threading.Event().wait(_AGAIN)
     return dict(answer)
+
+
+def _begins_anew(directory: Path) -> bool:
+    """Whether the process that held the lock last is another one that lives still."""
+    try:
+        holder = int((directory / "lock").read_text())
+        os.kill(holder, 0)
+    except (OSError, ValueError):
+        return False
+    return holder != os.getpid()
 
 
 def _offline(directory: Path, verb: str, given: dict[str, Any], offline: bool) -> dict[str, Any]:
