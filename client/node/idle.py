@@ -21,6 +21,7 @@ from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Look, Site, Stop
 from barnraise.client.node.policy import Held
+from barnraise.client.node.site import check_admitted
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
 
@@ -118,6 +119,7 @@ class Idle:
                 self._gate.look()
             case Cut():
                 self._connected = False
+                check_admitted(fact.why, self._site.member, self._federation)
                 if fact.why != self._last_cut:
                     self._log.info("not connected (%s); trying again until it is there", fact.why)
                 self._last_cut = fact.why

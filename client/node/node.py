@@ -28,7 +28,7 @@ from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.policy import Allowed, Forbidden, Held
-from barnraise.client.node.site import Look, Site, Stop
+from barnraise.client.node.site import Look, Site, Stop, check_admitted
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import (
     Done,
@@ -327,6 +327,7 @@ class Node:
 
     def _cut(self, cut: Cut) -> None:
         """Training goes on; what was being moved is moved on later."""
+        check_admitted(cut.why, self._site.member, self._approval.federation)
         self._admitted = False
         self._desk.lost()
         if cut.why != self._last_cut:

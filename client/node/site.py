@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from barnraise.client.node.witness import Witness
+from barnraise.protocols.errors import BarnraiseError
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,18 @@ class Site:
     sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
     connect: Callable[[], grpc.Channel]
     witness: Witness
+
+
+def check_admitted(why: str, member: str, federation: str) -> None:
+    """N105 if a session ended because the coordinator, which TLS has proved, admits this member no more."""
+    if why.startswith("PERMISSION_DENIED: N201"):
+        raise BarnraiseError(
+            "N105",
+            f"{member} is no longer a member of {federation}",
+            why,
+            "nothing more was sent",
+            next="ask the federation's operator",
+        )
 
 
 @dataclass(frozen=True)
