@@ -183,7 +183,7 @@ class Floor:
     def expel(self, name: str, why: str, text: str) -> None:
         self._lobby.dismiss(name, why, text)
         if self._fleet is not None:
-            self._fleet.expel(name)
+            self._fleet.expel(name, why, text)
         elif self._calls is not None:
             self._calls.cut(name, spare="Attend")
 

@@ -113,7 +113,8 @@ class Membership(MembershipServicer):
             raise refusals.no_statement("it leaves another federation, or for another member")
         held = holdings(federation, member.name)
         leave(federation, member, statement)
-        self._left(member.name)
+        if not context.add_callback(lambda: self._left(member.name)):  # once the answer is out
+            self._left(member.name)
         return pb.LeaveReply(models=held)
 
 

@@ -119,7 +119,8 @@ class Idle:
                 self._gate.look()
             case Cut():
                 self._connected = False
-                check_admitted(fact.why, self._site.member, self._federation)
+                if not leaving.final(self._home):
+                    check_admitted(fact.why, self._site.member, self._federation)
                 if fact.why != self._last_cut:
                     self._log.info("not connected (%s); trying again until it is there", fact.why)
                 self._last_cut = fact.why
@@ -162,7 +163,7 @@ class Idle:
 
     def _dismissed(self, dismissal: pb.Dismissal) -> int | None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
-        if dismissal.why == "displaced" or leaving.left(self._home) is not None:
+        if dismissal.why in ("displaced", "left") or leaving.left(self._home) is not None:
             return 0
         if dismissal.why == "revoked":
             raise BarnraiseError(

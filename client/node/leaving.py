@@ -37,6 +37,11 @@ def statement(home: Path) -> dict[str, Any] | None:
         return None
 
 
+def final(home: Path) -> bool:
+    """Whether the site has said that it leaves, be it on record at the coordinator or not."""
+    return (home / LEAVING).exists() or (home / LEFT).exists()
+
+
 def done(home: Path, models: Sequence[str]) -> None:
     """The coordinator has it on record."""
     with files.disk_errors(home):

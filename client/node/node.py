@@ -314,7 +314,7 @@ class Node:
 
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
-        if dismissal.why in ("displaced", "finished"):
+        if dismissal.why in ("displaced", "finished", "left"):
             self._ending, self.over = 0, dismissal.why == "finished"
         elif dismissal.why == "revoked":
             self._ending = BarnraiseError(
