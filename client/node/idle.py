@@ -24,6 +24,8 @@ from barnraise.client.node.policy import Held
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
 
+AGAIN = 10.0  # seconds after which a visit that failed is tried again
+
 
 @dataclass(frozen=True)
 class Begin:
@@ -60,6 +62,7 @@ class Idle:
         self._link = Link(site.connect, self._hello, mail.post, leaving=gate.spoken)
         self._connected, self._last_cut, self._said = False, "", ("", "")
         self._since = time.time()
+        self._visit_at: float | None = None  # when a visit that failed is tried again
 
     def run(self) -> Begin | Again | int:
         """Wait; what comes next, or the node's exit status. Raises N105."""
@@ -69,6 +72,9 @@ class Idle:
                 self._say()
                 if self._gate.draining:
                     return 0
+                if self._visit_at is not None and time.monotonic() >= self._visit_at:
+                    self._visit_at = None
+                    self._visit(self._link)
                 outcome = self._hear(self._mail.take(self._gate.patience()))
                 if outcome is not None:
                     return outcome
@@ -115,6 +121,7 @@ class Idle:
                 return 0
             case Visited():
                 self._gate.look()
+                self._visit_at = time.monotonic() + AGAIN if fact.failed else None
             case Cut():
                 self._connected = False
                 if fact.why != self._last_cut:
