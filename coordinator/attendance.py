@@ -16,9 +16,10 @@ from functools import partial
 import grpc
 
 from barnraise.coordinator import refusals
-from barnraise.coordinator.desk import Desk, Dismissed, Message, Sent, Told
+from barnraise.coordinator.desk import Asked, Desk, Dismissed, Message, Sent, Told
 from barnraise.coordinator.exchange import Office
-from barnraise.coordinator.presence import ABSENT, Presence, shown
+from barnraise.coordinator.presence import ABSENT, OBJECTS, Presence, shown
+from barnraise.coordinator.prover import Prover, View
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.federation_pb2_grpc import SessionServicer
 
@@ -46,9 +47,10 @@ class Attendance(SessionServicer):
         office: Office,
         attended: Callable[[str], None],
         wall: Callable[[], float] = time.time,
+        prover: Prover | None = None,
     ) -> None:
         self._running, self._office = running, office
-        self._attended, self._wall = attended, wall
+        self._attended, self._wall, self._prover = attended, wall, prover
         self._lock = threading.Lock()
         self._readers: set[threading.Thread] = set()
 
@@ -67,8 +69,9 @@ class Attendance(SessionServicer):
                 return
             self._note(name, first.hello, other)
             self._start_reader(name, desk, serial, request_iterator)
-            yield self._welcome(name)
-            yield from self._tell(desk, serial)
+            view = self._prover.view(first.hello.log_size) if self._prover is not None else None
+            yield self._welcome(name, view)
+            yield from self._tell(desk, serial, view)
         finally:
             over()
 
@@ -89,7 +92,7 @@ class Attendance(SessionServicer):
         if not other:
             self._attended(name)
 
-    def _welcome(self, name: str) -> pb.ToNode:
+    def _welcome(self, name: str, view: View | None) -> pb.ToNode:
         run = self._running
         return pb.ToNode(
             welcome=pb.Welcome(
@@ -99,26 +102,30 @@ class Attendance(SessionServicer):
                 member=name,
                 clock=self._wall(),
                 agreement=run.agreement,
+                evidence=view.opened() if view is not None else None,
             )
         )
 
-    def _tell(self, desk: Desk, serial: int) -> Iterator[pb.ToNode]:
+    def _tell(self, desk: Desk, serial: int, view: View | None) -> Iterator[pb.ToNode]:
         while messages := desk.next(serial):
             for message in messages:
-                yield self._wire(message)
+                yield self._wire(message, view)
                 if isinstance(message, Dismissed):
                     _end(message)
 
-    def _wire(self, message: Message) -> pb.ToNode:
+    def _wire(self, message: Message, view: View | None) -> pb.ToNode:
         match message:
             case Told():
-                return pb.ToNode(receipt=pb.Receipt(statement=message.statement))
+                evidence = view.receipt(message.id) if view is not None else None
+                return pb.ToNode(receipt=pb.Receipt(statement=message.statement, evidence=evidence))
+            case Asked():
+                return pb.ToNode(evidence=view.last() if view is not None else None)
             case Dismissed():
                 return pb.ToNode(dismissal=pb.Dismissal(why=message.why, text=message.text))
             case Sent():
-                return pb.ToNode(order=self._order(message))
+                return pb.ToNode(order=self._order(message, view))
 
-    def _order(self, sent: Sent) -> pb.Order:
+    def _order(self, sent: Sent, view: View | None) -> pb.Order:
         order = sent.order
         return pb.Order(
             run=self._running.run,
@@ -131,6 +138,7 @@ class Attendance(SessionServicer):
             ttl=order.ttl,
             created=order.created,
             size=sent.size,
+            evidence=view.order(order.batch) if view is not None else None,
         )
 
     def _over(self, name: str, desk: Desk, serial: int) -> None:
@@ -156,11 +164,23 @@ class Attendance(SessionServicer):
             for message in said:
                 if desk.live != serial:
                     break
-                _heard(self._office.presence, name, message)
+                self._hear(name, desk, serial, message)
         except grpc.RpcError:
             pass
         finally:
             self._over(name, desk, serial)
+
+    def _hear(self, name: str, desk: Desk, serial: int, message: pb.FromNode) -> None:
+        match message.WhichOneof("said"):
+            case "cosignature" if self._prover is not None:
+                said = message.cosignature
+                self._prover.cosigned(name, said.size, said.line)
+            case "objection":
+                text = shown(f"{message.objection.code}: {message.objection.text}")
+                if desk.end(serial):
+                    self._office.presence.state(name, OBJECTS, text)
+            case _:
+                _heard(self._office.presence, name, message)
 
     def join(self) -> None:
         """Wait for the readers; their streams have ended."""

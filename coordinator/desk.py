@@ -57,6 +57,13 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The member is asked to cosign the log as it stands."""
+
+    id: str = "checkpoint"
+
+
+@dataclass(frozen=True)
 class Dismissed:
     """The last that a session hears: displaced, revoked, finished."""
 
@@ -64,7 +71,7 @@ class Dismissed:
     text: str
 
 
-Message = Sent | Told | Dismissed
+Message = Sent | Told | Asked | Dismissed
 
 
 class Desk:
@@ -84,7 +91,7 @@ class Desk:
         self._receipts: OrderedDict[str, Told] = OrderedDict()
         self._serial = self._session = 0
         self._willing = False
-        self._todo: OrderedDict[str, Sent | Told] = OrderedDict()
+        self._todo: OrderedDict[str, Sent | Told | Asked] = OrderedDict()
         self._busy_since: float | None = None
         self._last: dict[int, Dismissed] = {}
         self._alive: set[int] = set()
@@ -121,7 +128,13 @@ class Desk:
                 self._receipts.popitem(last=False)
             self._tell(told)
 
-    def _tell(self, message: Sent | Told) -> None:
+    def ask(self) -> bool:
+        """Ask the live session for a cosignature; False if there is none."""
+        with self._changed:
+            self._tell(Asked())
+            return bool(self._session)
+
+    def _tell(self, message: Sent | Told | Asked) -> None:
         if self._session and self._willing:
             self._todo[message.id] = message
             self._changed.notify_all()

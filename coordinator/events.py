@@ -138,6 +138,15 @@ class RunClosed:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Witnessed:
+    """Members have cosigned the log as it stood with `size` entries; `missing` have not."""
+
+    size: int
+    members: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 Event = (
     RunOpened
     | BatchSent
@@ -148,6 +157,7 @@ Event = (
     | Sealed
     | Waiting
     | RunClosed
+    | Witnessed
 )
 
 

@@ -21,6 +21,7 @@ from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.directory import locked
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.ledger import Ledger
+from barnraise.coordinator.log import Log
 from barnraise.protocols import files
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.errors import BarnraiseError
@@ -96,6 +97,7 @@ class Federation:
     journal: Journal
     blobs: RunBlobs
     ledger: Ledger
+    log: Log
 
     @property
     def name(self) -> str:
@@ -206,7 +208,9 @@ def opened(root: Path) -> Iterator[Federation]:
         blobs = stack.enter_context(closing(RunBlobs(root / "blobs")))
         ledger = Ledger(journal)
         ledger.catch_up(authority)
-        yield Federation(root, description, authority, journal, blobs, ledger)
+        log = Log(root / "journal.db", authority.log_key, description.name)
+        with closing(log):
+            yield Federation(root, description, authority, journal, blobs, ledger, log)
 
 
 def charter_template(name: str) -> str:

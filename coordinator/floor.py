@@ -21,19 +21,23 @@ from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.lobby import Lobby, Seen
 from barnraise.coordinator.membership import Membership
 from barnraise.coordinator.presence import ABSENT
+from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.session import Running, SessionFleet, Settings
+from barnraise.coordinator.transparency import Transparency
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
     SessionServicer,
     add_MembershipServicer_to_server,
     add_SessionServicer_to_server,
+    add_TransparencyServicer_to_server,
 )
 from barnraise.protocols.transfers import SERVER_OPTIONS
 
 THREADS = 256  # members that attend without a run, and their other calls, at a time
 GRACE = 60.0  # seconds to wait for late members at the start, where the charter has no grace
-LOOK = 1.0
+WITNESSED = 3.0  # seconds in which nodes may cosign the log's end
+LOOK = 1.0  # seconds between two looks at who has attended
 
 
 class Floor:
@@ -64,6 +68,11 @@ class Floor:
         """See `session.Front`."""
         add_MembershipServicer_to_server(self._membership, server)
 
+    def _prover(self, run: str, members: Mapping[str, str]) -> Prover:
+        """What shows the log; its witnesses are these members."""
+        keys = {name: bytes.fromhex(key) for name, key in members.items()}
+        return Prover(self.federation.log, run, keys, self.federation.blobs.kept)
+
     def _admits(self, name: str, hello: pb.Hello) -> bool:
         run = self.run
         fits = run is not None and (run.agreement in hello.agreements or hello.run == run.run)
@@ -81,6 +90,9 @@ class Floor:
         )
         add_SessionServicer_to_server(self._lobby, server)
         self.register(server)
+        if members := self.federation.ledger.read().active():
+            prover = self._prover("", members)
+            add_TransparencyServicer_to_server(Transparency(prover), server)
         credentials = self.federation.authority.server_credentials(said.hosts, require_client=True)
         bind(server, said.listens(said.session), credentials)
         server.start()
@@ -103,13 +115,15 @@ class Floor:
             conduct.log.verdict_of,
             Settings(self.federation.root / "incoming", said.listens(said.session), said.hosts),
             conduct.watch,
-            self,
+            front=self,
+            prover=self._prover(run.run, conduct.proposal.agreement.members),
         )
         self._fleet, why = fleet, "anew"
         fleet.serve()
         try:
             self._wait_for(fleet, conduct)
             yield fleet
+            conduct.watch(fleet.have_cosigned(WITNESSED))
             why = "finished"
         finally:
             self._lobby.close()

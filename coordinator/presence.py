@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from barnraise.coordinator.events import MemberState
 
-ABSENT, RESTARTING = "absent", "restarting"
+ABSENT, RESTARTING, OBJECTS = "absent", "restarting", "objects"
 DETAIL_EVERY = 0.3  # seconds between two details of one state
 LONGEST = 80  # characters of what a node says of itself
 

@@ -47,10 +47,12 @@ class RunLog:
         return [digest(data) for data in encoded]
 
     def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:
-        """What an entry is found again by: the order that it judges, or the run that it closes."""
+        """What an entry is found by: the order that it judges, its batch, the run that it opens or ends."""
         if type_ in VERDICTS:
             return str(body["order"])
-        return f"{type_} {self.run}" if type_ == "run.closed" else None
+        if type_ == "batch.sent":
+            return f"{type_} {self.run} {body['batch']}"
+        return f"{type_} {self.run}" if type_ in ("run.opened", "run.closed") else None
 
     def closed(self) -> dict[str, Any] | None:
         """The body of this run's `run.closed`, if the run is finished."""
@@ -89,6 +91,10 @@ class RunLog:
     def receipt_again(self, delivery: Delivery) -> Receipt | None:
         """The receipt for the verdict that this order of this member already has on record."""
         return self._receipt(delivery.order, delivery.member, self.journal.find(delivery.order))
+
+    def verdict_index(self, order: str) -> int | None:
+        """The index of the entry that judges this order; from any thread."""
+        return self.journal.index_of(order)
 
     def verdict_of(self, order: str, member: str) -> Receipt | None:
         """The same, from any thread."""

@@ -31,7 +31,9 @@ from barnraise.coordinator.exchange import Exchange, Handed, Office
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.live import SIZE_FACTOR, SIZE_FLOOR
-from barnraise.coordinator.presence import RESTARTING, Presence
+from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
+from barnraise.coordinator.prover import Prover
+from barnraise.coordinator.transparency import Transparency
 from barnraise.protocols import canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
@@ -39,6 +41,7 @@ from barnraise.protocols.federation_pb2_grpc import (
     SessionServicer,
     add_ExchangeServicer_to_server,
     add_SessionServicer_to_server,
+    add_TransparencyServicer_to_server,
 )
 from barnraise.protocols.identity import Member
 from barnraise.protocols.transfers import SERVER_OPTIONS
@@ -100,6 +103,7 @@ class SessionFleet:
         verdict_of: VerdictOf,
         settings: Settings,
         watcher: events.Watcher = events.nobody,
+        prover: Prover | None = None,
         front: Front | None = None,
     ) -> None:
         self._front = front
@@ -133,7 +137,8 @@ class SessionFleet:
             self._is_live,
             settings.durable,
         )
-        self._attendance = Attendance(running, self.office, self._has_attended)
+        self._prover = prover
+        self._attendance = Attendance(running, self.office, self._has_attended, prover=prover)
         self._exchange = Exchange(self.office)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -155,6 +160,8 @@ class SessionFleet:
         if front is not None:
             front.register(server)
         add_ExchangeServicer_to_server(self._exchange, server)
+        if self._prover is not None:
+            add_TransparencyServicer_to_server(Transparency(self._prover), server)
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:
@@ -349,7 +356,18 @@ class SessionFleet:
 
     def restarting(self, name: str, why: str) -> None:
         """Whoever starts this member's node says that it died and is started again."""
-        self._presence.state(name, RESTARTING, why)
+        if self._presence.of(name).state != OBJECTS:
+            self._presence.state(name, RESTARTING, why)
+
+    def have_cosigned(self, seconds: float) -> events.Witnessed:
+        """Have the log as it stands cosigned by whoever is there, in so many seconds."""
+        assert self._prover is not None
+        size = self._prover.ask()
+        there = {name for name, desk in self._desks.items() if desk.ask()}
+        self._prover.missing(size, there, seconds)
+        missing = self._prover.missing(size, set(self._members), 0.0)
+        done = set(self._members) - missing
+        return events.Witnessed(size, tuple(sorted(done)), tuple(sorted(missing)))
 
     # --- who may be there ----------------------------------------------------------------------------
 

@@ -243,6 +243,9 @@ class _Execution:
             self.problems += [f"{where}: {m}: {why}" for m, why in event.absent.items()]
         elif isinstance(event, events.Sealed) and (why := event.report.get("why")):
             self.problems.append(f"round {event.round}: {why}")
+        elif isinstance(event, events.Witnessed) and event.missing:
+            named = ", ".join(event.missing)
+            self.problems.append(f"the log's end ({event.size} entries) is not cosigned by {named}")
         self._watcher(event)
 
     def _conduct(self) -> None:

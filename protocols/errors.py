@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "D104": "the disk is full",
     "D105": "the directory cannot be read or written",
     "D106": "the stored record is damaged",
+    "D108": "another process has written to the journal",
     "D201": "the data directory is missing or empty",
     "D202": "the data cannot be read",
     # R: the run
@@ -41,6 +42,12 @@ CODES: dict[str, str] = {
     "R102": "the replay ended in another model",
     "R103": "the run is not finished",
     "R104": "too few members for the rule",
+    # L: the log
+    "L101": "the directory holds no log",
+    "L102": "the log has no such entry",
+    "L103": "the log does not hold together",
+    "L104": "the proof does not hold",
+    "L105": "the log cannot be signed here",
     # M: why a member's reply was not taken
     "M101": "the reply is malformed",
     "M102": "the reply is too large",
@@ -109,6 +116,12 @@ CODES: dict[str, str] = {
     "N321": "the record of what left cannot be read",
     "N322": "the code may not run as this site demands it",
     "N323": "the site's policy forbids a reply to leave",
+    "N310": "the coordinator has forked the log",
+    "N311": "the coordinator's log went back",
+    "N312": "what the coordinator shows of the log is not proved",
+    "N313": "the run is not the one that the members agreed on",
+    "N314": "an order is not what the log has",
+    "N315": "a receipt is not what the log has",
     # N2: sessions and transfers, as nodes are told
     "N201": "the caller is no member, or was revoked",
     "N202": "the member is not admitted to this run",

@@ -541,3 +541,250 @@ class Membership(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class TransparencyStub(object):
+    """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Checkpoint = channel.unary_unary(
+                '/barnraise.v1.Transparency/Checkpoint',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.CheckpointReply.FromString,
+                _registered_method=True)
+        self.Entries = channel.unary_unary(
+                '/barnraise.v1.Transparency/Entries',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.EntriesRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.EntriesReply.FromString,
+                _registered_method=True)
+        self.Inclusion = channel.unary_unary(
+                '/barnraise.v1.Transparency/Inclusion',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.InclusionRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.Path.FromString,
+                _registered_method=True)
+        self.Consistency = channel.unary_unary(
+                '/barnraise.v1.Transparency/Consistency',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.ConsistencyRequest.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.Path.FromString,
+                _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/barnraise.v1.Transparency/Cosign',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.Cosignature.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.CosignReply.FromString,
+                _registered_method=True)
+
+
+class TransparencyServicer(object):
+    """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded.
+    """
+
+    def Checkpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Entries(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inclusion(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Consistency(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TransparencyServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Checkpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.CheckpointRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.CheckpointReply.SerializeToString,
+            ),
+            'Entries': grpc.unary_unary_rpc_method_handler(
+                    servicer.Entries,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.EntriesRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.EntriesReply.SerializeToString,
+            ),
+            'Inclusion': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inclusion,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.InclusionRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.Path.SerializeToString,
+            ),
+            'Consistency': grpc.unary_unary_rpc_method_handler(
+                    servicer.Consistency,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.ConsistencyRequest.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.Path.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.Cosignature.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.CosignReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'barnraise.v1.Transparency', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('barnraise.v1.Transparency', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Transparency(object):
+    """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded.
+    """
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Transparency/Checkpoint',
+            barnraise_dot_protocols_dot_federation__pb2.CheckpointRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.CheckpointReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Entries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Transparency/Entries',
+            barnraise_dot_protocols_dot_federation__pb2.EntriesRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.EntriesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inclusion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Transparency/Inclusion',
+            barnraise_dot_protocols_dot_federation__pb2.InclusionRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.Path.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consistency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Transparency/Consistency',
+            barnraise_dot_protocols_dot_federation__pb2.ConsistencyRequest.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.Path.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Transparency/Cosign',
+            barnraise_dot_protocols_dot_federation__pb2.Cosignature.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.CosignReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -132,3 +132,53 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         """DSSE by the identity key, kind "leave", {federation, member, at}"""
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _grpc.Server) -> None: ...
+
+class TransparencyStub:
+    """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded."""
+
+    def __init__(self, channel: _grpc.Channel) -> None: ...
+    Checkpoint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.CheckpointRequest, _federation_pb2.CheckpointReply]
+    Entries: _grpc.UnaryUnaryMultiCallable[_federation_pb2.EntriesRequest, _federation_pb2.EntriesReply]
+    Inclusion: _grpc.UnaryUnaryMultiCallable[_federation_pb2.InclusionRequest, _federation_pb2.Path]
+    Consistency: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ConsistencyRequest, _federation_pb2.Path]
+    Cosign: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Cosignature, _federation_pb2.CosignReply]
+
+class TransparencyServicer(metaclass=_abc_1.ABCMeta):
+    """The log, by request: what the session pushes is enough for a node that is always there. Answers are bounded."""
+
+    @_abc_1.abstractmethod
+    def Checkpoint(
+        self,
+        request: _federation_pb2.CheckpointRequest,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.CheckpointReply: ...
+
+    @_abc_1.abstractmethod
+    def Entries(
+        self,
+        request: _federation_pb2.EntriesRequest,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.EntriesReply: ...
+
+    @_abc_1.abstractmethod
+    def Inclusion(
+        self,
+        request: _federation_pb2.InclusionRequest,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.Path: ...
+
+    @_abc_1.abstractmethod
+    def Consistency(
+        self,
+        request: _federation_pb2.ConsistencyRequest,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.Path: ...
+
+    @_abc_1.abstractmethod
+    def Cosign(
+        self,
+        request: _federation_pb2.Cosignature,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.CosignReply: ...
+
+def add_TransparencyServicer_to_server(servicer: TransparencyServicer, server: _grpc.Server) -> None: ...

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +25,8 @@ Config = Mapping[str, bool | int | float | str]
 class Approval:
     """`app` is the digest of the code in directory `code`; `client` is `module:object`, or "builtin".
 
-    `memory` is how many bytes of data the worker may have; None for as many as there are.
+    `memory` is how many bytes of data the worker may have; None for as many as there are. `members` are
+    the agreement's, each with its identity key (hex); None where the site pinned none.
     """
 
     federation: str
@@ -36,6 +38,7 @@ class Approval:
     node_config: Config
     run_config: Config
     memory: int | None = None
+    members: Mapping[str, str] | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Approval:
@@ -52,9 +55,10 @@ class Approval:
     def of(cls, document: Any) -> Approval:
         """`ValueError` unless the document has every field, each of its type, and no other."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(document, dict) or not names - {"memory"} <= document.keys() <= names:
+        optional = {"memory", "members"}
+        if not isinstance(document, dict) or not names - optional <= document.keys() <= names:
             raise ValueError(f"it must have exactly the fields {', '.join(sorted(names))}")
-        values = {"memory": None, **document}
+        values = {"memory": None, "members": None, **document}
         for name in ("federation", "run", "app", "code", "client"):
             if not isinstance(values[name], str):
                 raise ValueError(f"{name} is not text")
@@ -63,6 +67,8 @@ class Approval:
         _check_number("run_id", values["run_id"], 2**64)
         if values["memory"] is not None:
             _check_number("memory", values["memory"], _MOST_MEMORY)
+        if values["members"] is not None:
+            _check_members(values["members"])
         if not is_digest(values["app"]):
             raise ValueError("app is no digest")
         return cls(**{**values, "code": Path(values["code"])})
@@ -89,6 +95,14 @@ def _check_config(name: str, value: Any) -> None:
     )
     if not fits:
         raise ValueError(f"{name} is not an object of texts, numbers and truth values")
+
+
+def _check_members(value: Any) -> None:
+    fits = isinstance(value, dict) and all(
+        isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key) for key in value.values()
+    )
+    if not fits:
+        raise ValueError("members is not an object of identity keys (64 hex digits)")
 
 
 def _check_number(name: str, value: Any, beyond: int) -> None:

@@ -22,7 +22,7 @@ import grpc
 from barnraise.client import enrol
 from barnraise.client.channel import open_channel
 from barnraise.client.keys import Membership, NodeKeys, not_enrolled
-from barnraise.client.node import leaving, sandbox
+from barnraise.client.node import leaving, misconduct, sandbox
 from barnraise.client.node.approval import FILE, Approval
 from barnraise.client.node.backoff import delay
 from barnraise.client.node.gate import Errand, Gate
@@ -34,6 +34,7 @@ from barnraise.client.node.node import Node, Site, Stop
 from barnraise.client.node.policy_file import FILE as POLICY
 from barnraise.client.node.sent import FILE as SENT
 from barnraise.client.node.sent import Sent
+from barnraise.client.node.witness import Witness
 from barnraise.protocols import files, pki, statements
 from barnraise.protocols.apps import code_kept
 from barnraise.protocols.errors import BarnraiseError
@@ -72,13 +73,14 @@ def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> in
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:
     """For the one run that `approved.json` names, or, without it, for a federation's runs."""
+    misconduct.check(home)
     if not (home / FILE).exists():
         return _live(home, log)
     approval = Approval.read(home)
     approval.check_code()
     if not _join(home, mail, log):
         return 0
-    site = _site(home, approval)
+    site = _site(home, approval, log)
     log.info("%s: node of run %s starts", site.member, approval.run)
     sent = Sent(home / SENT, durable=(home / POLICY).exists())
     try:
@@ -98,8 +100,15 @@ def _live(home: Path, log: logging.Logger) -> int:
             "its leaving is on record at the coordinator",
             next="join with a new invite, in another directory",
         )
-    site, keys, membership = _membership(home)
-    log.info("%s: node of the federation %s starts", site.member, membership.federation)
+
+    def site() -> Site:
+        """Anew for each of its phases: a witness lives as long as the one who asks it."""
+        return _membership(home, log)[0]
+
+    keys, membership = NodeKeys.open(home), Membership.read(home)
+    if membership is None:
+        raise not_enrolled(home)
+    log.info("%s: node of the federation %s starts", membership.member, membership.federation)
     with _renewing(home, log):
         return Life(home, membership, site, keys.public_key, log).run()
 
@@ -157,9 +166,9 @@ def _join(home: Path, mail: Mailbox, log: logging.Logger) -> bool:
             return False
 
 
-def _site(home: Path, approval: Approval) -> Site:
+def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
     """The member's keys, for the run that was approved. Raises N115, N116, N302."""
-    site, _, membership = _membership(home)
+    site, _, membership = _membership(home, log)
     if membership.federation != approval.federation:
         raise BarnraiseError(
             "N302",
@@ -171,7 +180,7 @@ def _site(home: Path, approval: Approval) -> Site:
     return site
 
 
-def _membership(home: Path) -> tuple[Site, NodeKeys, Membership]:
+def _membership(home: Path, log: logging.Logger) -> tuple[Site, NodeKeys, Membership]:
     """Who this node is. Raises N115, N116."""
     membership = Membership.read(home)
     if membership is None:
@@ -185,6 +194,7 @@ def _membership(home: Path) -> tuple[Site, NodeKeys, Membership]:
         membership.log_public_key(),
         partial(statements.sign, keys.identity, member.name, "reply"),
         partial(_connect, home, keys),
+        Witness(home, member.name, keys.identity, membership.log_key, log),
     )
     return site, keys, membership
 

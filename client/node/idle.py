@@ -19,10 +19,9 @@ from barnraise.client.node.clerk import Visited
 from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
-from barnraise.client.node.node import Look, Site, Stop
 from barnraise.client.node.policy import Held
+from barnraise.client.node.site import Look, Site, Stop, revoked
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.errors import BarnraiseError
 
 AGAIN = 10.0  # seconds after which a visit that failed is tried again
 
@@ -80,6 +79,7 @@ class Idle:
                     return outcome
         finally:
             self._link.stop()
+            self._site.witness.close()
 
     def as_dict(self) -> dict[str, Any]:
         """What is going on; called in another thread."""
@@ -169,11 +169,5 @@ class Idle:
         if dismissal.why == "displaced" or leaving.left(self._home) is not None:
             return 0
         if dismissal.why == "revoked":
-            raise BarnraiseError(
-                "N105",
-                f"{self._site.member} is no longer a member of {self._federation}",
-                dismissal.text,
-                "nothing more was sent",
-                next="ask the federation's operator",
-            )
+            raise revoked(self._site.member, self._federation, dismissal.text)
         return None

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ class Life:
     """`run` belongs to the main thread; `answer` is called in the control socket's."""
 
     def __init__(
-        self, home: Path, membership: Membership, site: Site, key: bytes, log: logging.Logger
+        self,
+        home: Path,
+        membership: Membership,
+        site: Callable[[], Site],
+        key: bytes,
+        log: logging.Logger,
     ) -> None:
         self._home, self._membership, self._site, self._log = home, membership, site, log
         self._sent = Sent(home / FILE)
@@ -87,7 +92,7 @@ class Life:
         idle = Idle(
             self._home,
             self._membership.federation,
-            self._site,
+            self._site(),
             self._fresh(),
             self._log,
             gate,
@@ -107,8 +112,10 @@ class Life:
         code = code_kept(approval.code)
         errand = Errand(begin.run, approval.app, charter, begin.agreement, _codec(approval))
         gate = Gate(self._home, self._sent, errand, code)
-        self._log.info("%s: run %s begins, of %s", self._site.member, begin.run, begin.agreement)
-        node = Node(self._home, approval, self._site, self._fresh(), self._log, gate, self._visit)
+        self._log.info(
+            "%s: run %s begins, of %s", self._membership.member, begin.run, begin.agreement
+        )
+        node = Node(self._home, approval, self._site(), self._fresh(), self._log, gate, self._visit)
         self._enter(node, gate)
         ended = node.run()
         self._sent.flush()

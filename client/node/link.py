@@ -6,21 +6,30 @@ that is not there yet is no error. It decides nothing.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
 from barnraise.client.node.backoff import delay
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import ExchangeStub, MembershipStub, SessionStub
+from barnraise.protocols.federation_pb2_grpc import (
+    ExchangeStub,
+    MembershipStub,
+    SessionStub,
+    TransparencyStub,
+)
 from barnraise.protocols.transfers import CHANNEL_OPTIONS
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 """Of its channels; each attempt begins afresh, without gRPC's own backoff."""
+SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
 MOST_SAID = 500  # characters of why a site holds back
@@ -28,9 +37,10 @@ MOST_SAID = 500  # characters of why a site holds back
 
 @dataclass(frozen=True)
 class Heard:
-    """A message of the session that is going on."""
+    """A message of the session that is going on, and what its evidence was found to be."""
 
     message: pb.ToNode
+    found: Any = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,17 @@ class Link:
         with self._lock:
             return None if self._channel is None else MembershipStub(self._channel)
 
+    def transparency(self) -> TransparencyStub | None:
+        with self._lock:
+            return None if self._channel is None else TransparencyStub(self._channel)
+
+    def say(self, message: pb.FromNode) -> bool:
+        """Say this in the session of now; False if there is none."""
+        with self._lock:
+            if self._outgoing is not None:
+                self._outgoing.put(message.WhichOneof("said") or "", message)
+            return self._outgoing is not None
+
     def state(self, state: str, order: str, held: str = "") -> None:
         """Say this in the session of now, and at the beginning of each that follows."""
         message = pb.FromNode(state=pb.State(state=state, order=order, held=held[:MOST_SAID]))
@@ -172,3 +193,16 @@ class Link:
                 self._channel = self._outgoing = None
             outgoing.close()
             channel.close()
+
+
+class Teller:
+    """Tells a transfer's progress, some times a second."""
+
+    def __init__(self, link: Link, order: str, what: str) -> None:
+        self._link, self._order, self._what, self._last = link, order, what, -math.inf
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= SAY_EVERY or done == total:
+            self._last = now
+            self._link.progress(self._order, self._what, done, total)

@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from barnraise.client.node import failpoints, outgoing, transfers
+from barnraise.client.node import failpoints, handing, misconduct, outgoing, receipts, transfers
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.gate import Gate
-from barnraise.client.node.link import Cut, Heard, Link
+from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.policy import Allowed, Forbidden, Held
-from barnraise.client.node.site import Look, Site, Stop
+from barnraise.client.node.site import Look, Site, Stop, revoked
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import (
     Done,
@@ -40,20 +40,19 @@ from barnraise.client.node.supervisor import (
     Tried,
     Worker,
 )
-from barnraise.client.node.teller import Teller
+from barnraise.client.node.witness import Caught, Proved
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols import files, statements
+from barnraise.protocols import files, statements, witnessing
 from barnraise.protocols.content import ContentError, Failure
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.randomness import derive
+from barnraise.protocols.witnessing import Misconduct
 
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
 __all__ = ["Look", "Node", "Site", "Stop"]
 TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
-NEVER_TAKEN = frozenset(
-    {"N205", "N207", "N208", "N323"}
-)  # no repetition makes such a reply acceptable
+NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
+OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misconduct
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,14 @@ class Node:
         """`visit` is called when there is something to ask the coordinator for."""
         self._gate, self._visit = gate, visit
         self._approval, self._site, self._mail, self._log = approval, site, mail, log
+        self._home, self._approved = home, site.witness.approved(approval)
         with files.disk_errors(home):
             self._spool = Spool(home / "spool", approval.run, remembered=REMEMBERED)
         kept = self._spool.kept
         self._desk = Desk(approval.run, kept.replies, kept.done, random.random)
         self._worker = Worker(home, approval.memory, mail.post, gate.confinement())
-        self._link = Link(site.connect, self._hello, mail.post, leaving=gate.spoken)
+        self._link = Link(site.connect, self._hello, self._look, leaving=gate.spoken)
+        site.witness.speak(self._link.say)
         self._held: Allowed | Held = Allowed()
         self.tries = 0
         self.over = False  # the coordinator has said that the run is
@@ -114,6 +115,7 @@ class Node:
             self._link.stop()
             self._gate.metered(self._worker.process, at_work=False)
             self._worker.stop()
+            self._site.witness.close()
         if isinstance(self._ending, BarnraiseError):
             raise self._ending
         return self._ending
@@ -175,8 +177,13 @@ class Node:
 
     def _hear(self, fact: Any) -> None:
         match fact:
+            case Heard(found=Caught()):
+                self._caught(fact.found)
             case Heard():
-                self._hear_coordinator(fact.message)
+                try:
+                    self._hear_coordinator(fact.message, fact.found)
+                except Misconduct as why:
+                    self._caught(Caught(why, fact.message, self._site.witness.seen))
             case Cut():
                 self._cut(fact)
             case Said():
@@ -202,22 +209,42 @@ class Node:
             version=version("barnraise"),
             clock=time.time(),
             agreements=self._gate.agreements(),
+            log_size=self._site.witness.size,
         )
 
-    def _hear_coordinator(self, message: pb.ToNode) -> None:
+    def _look(self, said: Heard | Cut) -> None:
+        """In the link's thread: what is heard is told with what its evidence proves."""
+        if isinstance(said, Heard):
+            found = self._site.witness.look(said.message, self._link.transparency)
+            said = Heard(said.message, found)
+        self._mail.post(said)
+
+    def _caught(self, caught: Caught) -> None:
+        """Proof to disk, a word to the operator of the federation, and the node ends."""
+        told = misconduct.record(self._home, caught, self._site.witness.log_key)
+        self._site.witness.forget()
+        why = caught.misconduct
+        deadline = time.monotonic() + OBJECTION
+        if self._link.say(pb.FromNode(objection=pb.Objection(code=why.code, text=why.what))):
+            while (left := deadline - time.monotonic()) > 0:
+                if isinstance(self._mail.take(left), Cut):
+                    break
+        self._ending = told
+
+    def _hear_coordinator(self, message: pb.ToNode, proved: Proved | None) -> None:
         match message.WhichOneof("said"):
             case "welcome":
-                self._welcome(message.welcome)
+                self._welcome(message.welcome, proved)
             case "order" if self._admitted:
-                self._order(message.order)
+                self._order(message.order, proved)
             case "receipt":
-                self._receipt(message.receipt.statement)
+                self._receipt(message.receipt.statement, proved)
             case "dismissal":
                 self._dismissed(message.dismissal)
             case "notice":
                 self._visit(self._link)
 
-    def _welcome(self, welcome: pb.Welcome) -> None:
+    def _welcome(self, welcome: pb.Welcome, proved: Proved | None) -> None:
         """Hold what the coordinator says it is against what this site approved."""
         approved, site = self._approval, self._site
         said = (welcome.federation, welcome.run, welcome.run_id, welcome.member)
@@ -231,14 +258,22 @@ class Node:
         if said != wanted:
             self._refuse(f"the coordinator runs {said}, and this site approved {wanted}")
             return
+        if proved is None:
+            self._refuse("the coordinator does not prove that the run was opened")
+            return
+        witnessing.check_opened(proved.entry, self._approved)
         self._log.info("attending as %s", site.member)
         self._admitted, self._refusing, self._last_cut = True, "", ""
         self._desk.attended()
         self._visit(self._link)
 
-    def _order(self, said: pb.Order) -> None:
+    def _order(self, said: pb.Order, proved: Proved | None) -> None:
         order = Order(**{one.name: getattr(said, one.name) for one in fields(Order)})
-        if why := self._desk.take(order):
+        unproved = proved is None and order.run == self._approval.run
+        if proved is not None and order.run == self._approval.run:
+            seen = (order.id, order.batch, order.type, order.group, order.content)
+            witnessing.check_order(proved.entry, witnessing.OrderSeen(*seen), self._approved)
+        if why := "no proof that the log has it" if unproved else self._desk.take(order):
             self._refuse(f"order {said.id[:80]!r}: {why}")
         else:
             self._refusing = ""
@@ -248,20 +283,23 @@ class Node:
             self._log.error("N304: refused, and not answered: %s", why)
         self._refusing = why
 
-    def _receipt(self, statement: bytes) -> None:
-        """Forget a reply, if the federation's log says that its verdict is on disk (DESIGN §6)."""
-        name = f"{self._approval.federation}/log"
+    def _receipt(self, statement: bytes, proved: Proved | None) -> None:
+        """Forget a reply, if the federation's log says, and proves, its verdict (DESIGN §6)."""
         try:
-            envelope = json.loads(statement)
-            receipt = statements.verify(self._site.log_key, name, "receipt", envelope)
-            if set(receipt) != {"order", "verdict", "reason", "entry"}:
-                raise ValueError("it has other fields than a receipt")
+            receipt = receipts.opened(statement, self._site.log_key, self._approval.federation)
         except (ValueError, RecursionError) as error:
             self._log.error("N305: a receipt that is none was ignored: %s", error)
             return
         order = str(receipt["order"])
-        if not self._desk.receipted(order):
+        if (reply := self._spool.kept.replies.get(order)) is None:
             return
+        if proved is None:
+            self._log.error("N305: a receipt that proves nothing was ignored: %s", order)
+            return
+        entry, data = proved.entry, proved.data
+        witnessing.check_receipt(entry, data, receipt, reply.content, self._approved)
+        receipts.keep(self._home, self._approval.run, order, statement, proved)
+        self._desk.receipted(order)
         failpoints.reach("daemon:receipted")
         self._spool.forget(order)
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
@@ -272,13 +310,7 @@ class Node:
         if dismissal.why in ("displaced", "finished"):
             self._ending, self.over = 0, dismissal.why == "finished"
         elif dismissal.why == "revoked":
-            self._ending = BarnraiseError(
-                "N105",
-                f"{self._site.member} is no longer a member of {self._approval.federation}",
-                dismissal.text,
-                "nothing more was sent",
-                next="ask the federation's operator",
-            )
+            self._ending = revoked(self._site.member, self._approval.federation, dismissal.text)
 
     def _cut(self, cut: Cut) -> None:
         """Training goes on; what was being moved is moved on later."""
@@ -293,19 +325,8 @@ class Node:
     def _start_worker(self) -> None:
         self._approval.check_code()
         self._spool.empty_outgoing()
-        approved = self._approval
-        self._worker.start(
-            {
-                "run_id": approved.run_id,
-                "node_id": self._site.node_id,
-                "node_config": dict(approved.node_config),
-                "run_config": dict(approved.run_config),
-                "client": approved.client,
-                "code": str(approved.code),
-                "stores": [str(path) for path in self._spool.stores()],
-                "outgoing": str(self._spool.outgoing),
-            }
-        )
+        first = handing.first(self._approval, self._site, self._spool)
+        self._worker.start(first)
         self._alive = True
         if (order := self._desk.working) is not None:
             self._hand_over(order)
@@ -314,19 +335,7 @@ class Node:
         """The order with the seed for it: the member's secret stays here."""
         self._gate.metered(self._worker.process, at_work=True)
         self._last_content = {order.content}
-        self._worker.send(
-            {
-                "id": order.id,
-                "type": order.type,
-                "group": order.group,
-                "content": order.content,
-                "ttl": order.ttl,
-                "created": order.created,
-                "seed": derive(self._site.secret, "order", order.id).hex(),
-                "state": self._spool.kept.state,
-                "carry": self._spool.kept.carry,
-            }
-        )
+        self._worker.send(handing.order(order, self._site, self._spool))
 
     def _hear_worker(self, said: Said) -> None:
         what, working = said.what, self._desk.working

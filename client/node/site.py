@@ -8,6 +8,9 @@ from typing import Any
 
 import grpc
 
+from barnraise.client.node.witness import Witness
+from barnraise.protocols.errors import BarnraiseError
+
 
 @dataclass(frozen=True)
 class Site:
@@ -19,6 +22,7 @@ class Site:
     log_key: bytes
     sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
     connect: Callable[[], grpc.Channel]
+    witness: Witness
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,14 @@ class Stop:
 @dataclass(frozen=True)
 class Look:
     """The admin has changed something: an approval, the policy, a pause."""
+
+
+def revoked(member: str, federation: str, text: str) -> BarnraiseError:
+    """N105, as the coordinator told it."""
+    return BarnraiseError(
+        "N105",
+        f"{member} is no longer a member of {federation}",
+        text,
+        "nothing more was sent",
+        next="ask the federation's operator",
+    )

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,9 @@ from barnraise.client.node.daemon import INVITE
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.enrolment import serve_enrolment
 from barnraise.coordinator.local import LocalMember
+from barnraise.coordinator.log import Log
 from barnraise.coordinator.plans import Plan
+from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.session import Running, SessionFleet, Settings
 from barnraise.coordinator.simulate import FEDERATION, Setting
 from barnraise.protocols import files
@@ -44,6 +46,7 @@ RESTARTS = 5  # deaths of a daemon in a row after which it counts as unable to s
 SLOWEST = 10.0  # seconds at most until a daemon is started again
 LIVED = 30.0  # seconds after which a daemon counts as having lived
 FAREWELL = 10.0  # seconds in which nodes may end by themselves
+WITNESSED = 3.0  # seconds in which nodes may cosign the log's end
 LOOK = 1.0  # seconds between two looks for nodes that cannot start
 
 
@@ -63,7 +66,10 @@ class Processes:
         with ExitStack() as stack:
             authority = Authority.open(place.root / "federation", FEDERATION)
             stack.callback(authority.close)
-            fleet = _fleet(setting, authority, f"{HOST}:{self.port}")
+            log = stack.enter_context(
+                closing(Log(place.journal.path, authority.log_key, FEDERATION))
+            )
+            fleet = _fleet(setting, authority, f"{HOST}:{self.port}", log)
             session = f"{HOST}:{fleet.serve()}"
             stack.callback(fleet.close)
             enrolment = f"{HOST}:{_enrolment(stack, authority)}"
@@ -74,10 +80,12 @@ class Processes:
             nodes = stack.enter_context(_started(homes, fleet.restarting))
             _wait_for(fleet, nodes)
             yield fleet
+            setting.watch(fleet.have_cosigned(WITNESSED))
 
 
-def _fleet(setting: Setting, authority: Authority, address: str) -> SessionFleet:
+def _fleet(setting: Setting, authority: Authority, address: str, log: Log) -> SessionFleet:
     plan, place = setting.plan, setting.place
+    keys = {m.member.name: m.member.public_key for m in setting.members}
     incoming = place.root / "incoming"
     incoming.mkdir(exist_ok=True)
     return SessionFleet(
@@ -88,6 +96,7 @@ def _fleet(setting: Setting, authority: Authority, address: str) -> SessionFleet
         setting.log.verdict_of,
         Settings(incoming, address, durable=place.durable),
         setting.watch,
+        Prover(log, plan.run, keys, place.blobs.kept),
     )
 
 
@@ -115,6 +124,7 @@ def _furnish(setting: Setting, member: LocalMember) -> Path:
         "client": plan.component,
         "node_config": dict(member.config),
         "run_config": dict(plan.config),
+        "members": {m.member.name: m.member.public_key.hex() for m in setting.members},
     }
     files.replace(home / APPROVED, json.dumps(approval, indent=1).encode())
     return home

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from log_kit import KitLog
 
 from barnraise.client.keys import Membership, NodeKeys
 from barnraise.protocols import federation_pb2 as pb
@@ -33,7 +34,7 @@ from barnraise.protocols.federation_pb2_grpc import (
     add_ExchangeServicer_to_server,
     add_SessionServicer_to_server,
 )
-from barnraise.protocols.identity import simulated_key
+from barnraise.protocols.identity import order_id, simulated_key
 from barnraise.protocols.tensors import encode
 from barnraise.protocols.transfers import CHUNK, SERVER_OPTIONS
 
@@ -66,19 +67,24 @@ class Coordinator(SessionServicer, ExchangeServicer):
     """`changed` guards everything; a test waits for what it wants to see with `until`.
 
     The scripts: `cut_fetch` and `cut_delivery` end the first transfer that has moved so many bytes;
-    `refuse` is what a delivery is refused with.
+    `refuse` is what a delivery is refused with; `tamper` changes a message before it goes out.
     """
 
     def __init__(self) -> None:
         now = time.time()
         self.key, self.ca = pki.new_authority(FEDERATION, now)
         self.log_key = Ed25519PrivateKey.generate()
+        self.log = KitLog(f"{FEDERATION}/log", self.log_key)
+        self.members = {MEMBER: IDENTITY.public_key().public_bytes_raw().hex()}
+        self.opened: int | None = None
+        self.app = digest(b"the app")
+        self.tamper: Callable[[pb.ToNode, int], None] = lambda message, seen: None
         self.blobs: dict[str, bytes] = {}
         self.sessions: list[dict[str, Any]] = []
         self.said: list[pb.FromNode] = []
         self.open: dict[str, pb.Order] = {}
         self.sent: dict[str, pb.Order] = {}
-        self.receipts: list[bytes] = []
+        self.receipts: list[pb.Receipt] = []
         self.deliveries: list[Delivered] = []
         self.fetches: list[tuple[str, int]] = []
         self.wants: list[tuple[str, int]] = []
@@ -153,18 +159,20 @@ class Coordinator(SessionServicer, ExchangeServicer):
         envelope = Envelope((("arrays", arrays), ("config", values))).encode()
         with self.changed:
             self.blobs |= {digest(blob): blob, digest(envelope): envelope}
-            number = len(self.sent)
+            batch = len(self.sent) + 1
+            index = self.log.append("batch.sent", sent_body(run, batch, kind, digest(envelope)))
         return self.push(
             pb.Order(
                 run=run,
-                id=digest(f"{kind} {value} {number}".encode()),
-                batch=1,
+                id=order_id(run, batch, MEMBER, kind, "", digest(envelope), 0),
+                batch=batch,
                 round=1,
                 type=kind,
                 content=digest(envelope),
                 ttl=3600.0,
                 created=1e9,
                 size=len(blob) + len(envelope),
+                evidence=self.log.entry_of(index),
             )
         )
 
@@ -176,7 +184,9 @@ class Coordinator(SessionServicer, ExchangeServicer):
 
     def receipt(self, order: str, key: Ed25519PrivateKey | None = None, name: str = "") -> None:
         """Push a receipt for `order`, also to later sessions; or one by `key`, or as `name`, once."""
-        payload = {"order": order, "verdict": "accepted", "reason": "", "entry": digest(b"entry")}
+        evidence = self.verdict(order)
+        entry = digest(evidence.entry)
+        payload = {"order": order, "verdict": "accepted", "reason": "", "entry": entry}
         signed = statements.sign(
             key or self.log_key, name or f"{FEDERATION}/log", "receipt", payload
         )
@@ -184,12 +194,28 @@ class Coordinator(SessionServicer, ExchangeServicer):
         with self.changed:
             if key is None and not name:
                 self.open.pop(order, None)
-                self.receipts.append(statement)
-        self.push_receipt(statement)
+                self.receipts.append(pb.Receipt(statement=statement, evidence=evidence))
+        self.push_receipt(statement, evidence)
 
-    def push_receipt(self, statement: bytes) -> None:
+    def verdict(self, order: str, **changed: Any) -> pb.Evidence:
+        """Put the acceptance of the last delivery of this order on record."""
         with self.changed:
-            self._tell(pb.ToNode(receipt=pb.Receipt(statement=statement)))
+            replies = [d for d in self.deliveries if d.order == order]
+            body = {
+                "run": RUN,
+                "batch": self.sent[order].batch if order in self.sent else 0,
+                "order": order,
+                "member": MEMBER,
+                "content": replies[-1].content if replies else digest(b""),
+                "bytes": 1,
+                "statement": replies[-1].statement if replies else None,
+                **changed,
+            }
+            return self.log.entry_of(self.log.append("reply.accepted", body))
+
+    def push_receipt(self, statement: bytes, evidence: pb.Evidence | None = None) -> None:
+        with self.changed:
+            self._tell(pb.ToNode(receipt=pb.Receipt(statement=statement, evidence=evidence)))
 
     def dismiss(self, why: str) -> None:
         with self.changed:
@@ -233,6 +259,7 @@ class Coordinator(SessionServicer, ExchangeServicer):
     ) -> Iterator[pb.ToNode]:
         hello = next(request_iterator).hello
         session: dict[str, Any] = {"hello": hello, "queue": [], "live": True}
+        session["seen"] = hello.log_size
         context.add_callback(lambda: self._ended(session))
         welcome = {
             "federation": FEDERATION,
@@ -244,11 +271,9 @@ class Coordinator(SessionServicer, ExchangeServicer):
             **self.welcomed(hello),
         }
         with self.changed:
-            session["queue"] += [pb.ToNode(welcome=pb.Welcome(**welcome))]
+            session["queue"] += [pb.ToNode(welcome=pb.Welcome(**welcome, evidence=self.opening()))]
             session["queue"] += [pb.ToNode(order=order) for order in self.open.values()]
-            session["queue"] += [
-                pb.ToNode(receipt=pb.Receipt(statement=told)) for told in self.receipts
-            ]
+            session["queue"] += [pb.ToNode(receipt=told) for told in self.receipts]
             self.sessions.append(session)
             self.changed.notify_all()
         threading.Thread(target=self._read, args=(request_iterator,), daemon=True).start()
@@ -258,7 +283,29 @@ class Coordinator(SessionServicer, ExchangeServicer):
                 if not session["live"]:
                     return
                 message = session["queue"].pop(0)
-            yield message
+            yield self.proved(message, session)
+
+    def opening(self) -> pb.Evidence:
+        """The entry that opens the run, put on record when the first node asks."""
+        if self.opened is None:
+            app = {"name": "tiny", "digest": self.app}
+            members = [[name, key] for name, key in sorted(self.members.items())]
+            body = {"run": RUN, "federation": FEDERATION, "app": app, "members": members}
+            self.opened = self.log.append("run.opened", body)
+        return self.log.entry_of(self.opened)
+
+    def proved(self, message: pb.ToNode, session: dict[str, Any]) -> pb.ToNode:
+        """The message with the proofs that this session needs, and tampered with."""
+        out = pb.ToNode()
+        out.CopyFrom(message)
+        with self.changed:
+            evidence = evidence_of(out)
+            if evidence is not None and not evidence.checkpoint:
+                self.log.prove(evidence, session["seen"])
+            self.tamper(out, session["seen"])
+            if evidence is not None:
+                session["seen"] = self.log.size
+        return out
 
     def _ended(self, session: dict[str, Any]) -> None:
         with self.changed:
@@ -334,6 +381,25 @@ class Coordinator(SessionServicer, ExchangeServicer):
         return Membership(FEDERATION, MEMBER, at, at, vkey)
 
 
+def sent_body(
+    run: str, batch: int, kind: str, content: str, members: Sequence[str] = (MEMBER,)
+) -> dict[str, Any]:
+    """`batch.sent` of one order to each of these."""
+    group = {"type": kind, "group": "", "content": content, "ttl": 3600, "members": list(members)}
+    return {"run": run, "batch": batch, "kind": "send", "timeout": None, "orders": [group]}
+
+
+def evidence_of(message: pb.ToNode) -> pb.Evidence | None:
+    """What the message shows of the log, to be changed in place."""
+    said = message.WhichOneof("said")
+    if said == "evidence":
+        return message.evidence
+    part = getattr(message, said or "dismissal")
+    if said in ("welcome", "order", "receipt") and part.HasField("evidence"):
+        return part.evidence  # type: ignore[no-any-return]
+    return None
+
+
 # --- nodes ------------------------------------------------------------------------------------------
 
 CLIENT = """
@@ -391,6 +457,7 @@ class Site:
     def approve_again(self, **more: Any) -> None:
         """Approve the code that lies there."""
         code = self.home.parent / "app"
+        self.coordinator.app = app_digest(code_files(code))
         self.write_approval(
             {
                 "federation": FEDERATION,

@@ -236,14 +236,13 @@ def test_resume_goes_on_behind_the_seal_without_running_earlier_rounds(
     with pytest.raises(Killed):
         fed.execute(plan, place, failpoint=at("after", seals[3] + 1))
     read: list[int] = []
-    original = Journal._read
+    original = Journal._checked
 
-    def spy(self: Journal, where: str, argument: Any) -> Iterator[tuple[int, bytes]]:
-        for index, data in original(self, where, argument):
-            read.append(index)
-            yield index, data
+    def spy(self: Journal, row: tuple[int, bytes, bytes], expected: int) -> tuple[int, bytes]:
+        read.append(row[0])
+        return original(self, row, expected)
 
-    monkeypatch.setattr(Journal, "_read", spy)
+    monkeypatch.setattr(Journal, "_checked", spy)
     done: list[int] = []
     plan = fed.plan(apps.sealing(done), apps.client_app(), long)
     assert fed.execute(plan, place).digest == whole.digest

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,17 +122,60 @@ def test_a_rewritten_entry_with_its_leaf_is_noticed_by_check(tmp_path: Path) -> 
         journal(path).check()
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM entries WHERE idx=2", "DELETE FROM nodes"])
-def test_a_journal_with_a_hole_does_not_open(tmp_path: Path, statement: str) -> None:
-    path = tmp_path / "journal.db"
-    journal(path, 5).close()
+def executed(path: Path, statement: str) -> None:
     db = sqlite3.connect(path)
     with db:
         db.execute(statement)
     db.close()
+
+
+def test_a_hole_is_noticed_by_whoever_reads_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal(path, 5).close()
+    executed(path, "DELETE FROM entries WHERE idx=2")
+    log = journal(path)
+    for read in (lambda: list(log.entries()), lambda: list(log.backwards()), log.check):
+        with pytest.raises(BarnraiseError) as damaged:
+            read()
+        assert damaged.value.code == "D106" and "entry 2 is missing" in damaged.value.evidence
+    assert len(list(log.entries(3))) == 2
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM entries WHERE idx=4", "DELETE FROM nodes"])
+def test_a_journal_that_does_not_fit_its_tree_does_not_open(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "journal.db"
+    journal(path, 5).close()
+    executed(path, statement)
     with pytest.raises(BarnraiseError) as damaged:
         journal(path)
     assert damaged.value.code == "D106"
+
+
+def test_a_journal_that_another_process_wrote_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    log, other = journal(path, 2), journal(path)
+    other.append([entry(2)])
+    with pytest.raises(BarnraiseError) as refused:
+        log.append([entry(50)])
+    assert refused.value.code == "D108"
+    assert "knows 2 entries, and there are 3" in refused.value.evidence
+    assert list(log.raw()) == [entry(n) for n in range(3)]
+    other.append([entry(3)])
+    other.check()
+
+
+def test_several_threads_append_to_one_log(tmp_path: Path) -> None:
+    log = journal(tmp_path / "journal.db")
+
+    def work(start: int) -> list[int]:
+        return [log.append([entry(start + n)], [f"key-{start + n}"]) for n in range(25)]
+
+    with ThreadPoolExecutor(4) as threads:
+        indices = [i for done in threads.map(work, (0, 100, 200, 300)) for i in done]
+    assert sorted(indices) == list(range(100)) and len(log) == 100
+    assert log.index_of("key-107") == next(i for i, e in log.entries() if e.body == {"n": 107})
+    assert log.index_of("key-999") is None
+    log.check()
 
 
 def copy_while_open(source: Path, target: Path) -> None:

@@ -57,5 +57,6 @@ def test_the_protos_give_nothing_else(generated: Path) -> None:
 def test_every_service_is_known_to_this_suite() -> None:
     """A new service must be put behind mTLS or named here as open."""
     services = federation_pb2.DESCRIPTOR.services_by_name
-    assert set(services) == {"Enrolment", "Session", "Exchange", "Membership"}
+    known = {"Enrolment", "Session", "Exchange", "Membership", "Transparency"}
+    assert set(services) == known
     assert set(control_pb2.DESCRIPTOR.services_by_name) == {"Control"}  # on no port: a unix socket

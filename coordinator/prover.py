@@ -1,0 +1,188 @@
+"""What members are shown of the log, and what they cosign of it.
+
+A `View` is one session's: what its node has seen by now, and the evidence that is due next. Evidence is
+made in the session's thread, from the `Log`; the Grid's thread makes none of it and waits for none of it.
+
+All orders of a batch are shown under one checkpoint, taken when the first of them is told, so that the
+members cosign the same. Now and then the coordinator asks for that; a release needs it, a round does not.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from barnraise.coordinator.log import Log
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.entries import Entry
+from barnraise.protocols.notes import NoteError
+from barnraise.protocols.witnessing import quorum
+
+ASK_EVERY = 1.0  # seconds between two batches whose checkpoint is to be cosigned
+BATCHES = 16  # whose checkpoint is remembered
+ASKED = 64  # sizes for which cosignatures are taken
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A checkpoint's note and size, and the entry that is shown under it (None: none is)."""
+
+    note: bytes
+    size: int
+    index: int | None = None
+    cosign: bool = False
+
+
+class Prover:
+    """May be used from any thread; `_lock` guards what is remembered. Owns `log`'s witnesses.
+
+    `members`: the run's, with their raw keys; `file_of`: where a blob lies that was too large for an
+    entry. `run` is empty where no run is open.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        run: str,
+        members: Mapping[str, bytes],
+        file_of: Callable[[str], Path],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.log, self._run, self._file_of, self._now = log, run, file_of, now
+        self._members = dict(members)
+        self._changed = threading.Condition()
+        self._batches: OrderedDict[int, _Held] = OrderedDict()
+        self._asked: OrderedDict[int, set[str]] = OrderedDict()  # size -> who has cosigned it
+        self._asked_at = float("-inf")
+        self._last: _Held | None = None
+        log.expect(self._members, quorum(len(self._members)))
+
+    def view(self, size: int) -> View:
+        """For a session whose node has seen `size` entries."""
+        return View(self, size)
+
+    # --- what is shown -------------------------------------------------------------------------------
+
+    def opened(self) -> _Held:
+        index = self.log.find(f"run.opened {self._run}") if self._run else None
+        return self._now_held(index)
+
+    def batch(self, number: int, seen: int) -> _Held:
+        """The entry of a batch under the batch's checkpoint; under a newer one where that is behind."""
+        with self._changed:
+            held = self._batches.get(number)
+            if held is None:
+                index = self.log.find(f"batch.sent {self._run} {number}")
+                held = self._now_held(index, cosign=self._due())
+                self._batches[number] = held
+                if len(self._batches) > BATCHES:
+                    self._batches.popitem(last=False)
+        return held if held.size >= seen else self._now_held(held.index)
+
+    def verdict(self, order: str) -> _Held:
+        return self._now_held(self.log.find(order))
+
+    def last(self) -> _Held:
+        """The checkpoint that `ask` fixed."""
+        with self._changed:
+            return self._last or self._now_held(None)
+
+    def _now_held(self, index: int | None, cosign: bool = False) -> _Held:
+        note = self.log.checkpoint()
+        held = _Held(note, _size_in(note), index, cosign)
+        if cosign:
+            self._ask_for(held.size)
+        return held
+
+    def _due(self) -> bool:
+        now = self._now()
+        if now - self._asked_at < ASK_EVERY:
+            return False
+        self._asked_at = now
+        return True
+
+    def body_of(self, entry: bytes) -> bytes:
+        """The blob that an entry names in place of its body; empty where it holds it itself."""
+        body = Entry.decode(entry).body
+        return self._file_of(body["blob"]).read_bytes() if set(body) == {"run", "blob"} else b""
+
+    # --- what members cosign ---------------------------------------------------------------------------
+
+    def ask(self) -> int:
+        """Fix the log as it stands as what everybody is to cosign; its size."""
+        held = self._now_held(None, cosign=True)
+        with self._changed:
+            self._last = held
+        return held.size
+
+    def _ask_for(self, size: int) -> None:
+        with self._changed:
+            self._asked.setdefault(size, set())
+            while len(self._asked) > ASKED:
+                self._asked.popitem(last=False)
+
+    def cosigned(self, member: str, size: int, line: str) -> str:
+        """Keep a cosignature that was asked for; else say why not."""
+        with self._changed:
+            if size not in self._asked:
+                return f"nobody asked for a cosignature over {size} entries"
+        try:
+            self.log.keep_cosignature(size, self.log.root(size), member, line)
+        except NoteError as error:
+            return str(error)
+        with self._changed:
+            self._asked.get(size, set()).add(member)
+            self._changed.notify_all()
+        return ""
+
+    def missing(self, size: int, names: set[str], seconds: float) -> set[str]:
+        """Who of these has not cosigned the checkpoint of this size, at the latest after `seconds`."""
+        with self._changed:
+            self._changed.wait_for(lambda: names <= self._asked.get(size, set()), seconds)
+            return names - self._asked.get(size, set())
+
+
+class View:
+    """What one session's node has seen of the log. Owned by the session's thread."""
+
+    def __init__(self, prover: Prover, size: int) -> None:
+        self._prover, self._size = prover, size
+
+    def opened(self) -> pb.Evidence:
+        """Of `run.opened`; only the checkpoint where no run is open."""
+        return self._shown(self._prover.opened())
+
+    def order(self, batch: int) -> pb.Evidence:
+        return self._shown(self._prover.batch(batch, self._size))
+
+    def receipt(self, order: str) -> pb.Evidence:
+        return self._shown(self._prover.verdict(order))
+
+    def last(self) -> pb.Evidence:
+        return self._shown(self._prover.last())
+
+    def _shown(self, held: _Held) -> pb.Evidence:
+        log, old = self._prover.log, self._size
+        low, high = sorted((old, held.size))
+        known = 0 < low < high <= log.size()
+        shown = pb.Evidence(
+            checkpoint=held.note,
+            old_size=old,
+            consistency=log.consistency(low, high) if known else [],
+            cosign=held.cosign,
+        )
+        if held.index is not None:
+            entry = log.entry(held.index)
+            shown.index, shown.entry = held.index, entry
+            shown.inclusion.extend(log.inclusion(held.index, held.size))
+            shown.body = self._prover.body_of(entry)
+        self._size = max(old, held.size)
+        return shown
+
+
+def _size_in(note: bytes) -> int:
+    return int(note.split(b"\n", 2)[1])

@@ -1,0 +1,195 @@
+"""Executes a page: what its `console` blocks show is typed, and what they say is printed must be.
+
+Short commands run in this process, by the command's own entry; those that end in `&` are real processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from barnraise.cli.main import run as barnraise
+
+BLOCK = re.compile(r"^```(console|toml)(?: (\S+))?\n(.*?)^```$|^<!-- test: (.*?) -->$", re.M | re.S)
+PROMPT = re.compile(r"^(\w+)\$ (.*)$")
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Typed:
+    """One command, who types it, and the lines that it prints."""
+
+    who: str
+    line: str
+    printed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What the test does itself at this point of the page."""
+
+    words: tuple[str, ...]
+
+
+def steps(page: str) -> Iterator[Typed | File | Deed]:
+    """The page's steps, in its sequence."""
+    for kind, path, body, deed in BLOCK.findall(page):
+        if deed:
+            yield Deed(tuple(deed.split()))
+        elif kind == "toml":
+            yield File(path, body)
+        else:
+            yield from _typed(body)
+
+
+def _typed(body: str) -> Iterator[Typed]:
+    who, line, printed = "", "", list[str]()
+    for text in [*body.splitlines(), None]:
+        found = PROMPT.match(text) if text is not None else None
+        if text is None or found:
+            if line:
+                yield Typed(who, line, tuple(printed))
+            if found:
+                who, line, printed = found[1], found[2], []
+        else:
+            printed.append(text)
+
+
+@dataclass
+class Ran:
+    """A process that goes on, with what it has said so far."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line.rstrip("\n"))
+
+
+class Walk:
+    """`root` holds a directory for the operator and for each of `members`."""
+
+    def __init__(self, root: Path, members: Sequence[str]) -> None:
+        self.root, self.members = root, members
+        self.running: dict[str, Ran] = {}
+        self.known: dict[str, str] = {"coordinator.example.org": "127.0.0.1:0"}
+        for who in ("operator", *members):
+            (root / who).mkdir()
+
+    def home(self, who: str) -> Path:
+        return self.root / who
+
+    def type(self, step: Typed) -> None:
+        """Do what a line says, once or for each member."""
+        for who in self.members if step.who == "each" else [step.who]:
+            line = self._filled(step.line.replace("NAME", who))
+            printed = [self._filled(text.replace("NAME", who)) for text in step.printed]
+            if line.endswith(" &"):
+                self._begin(who, line.removesuffix(" &"), printed)
+            else:
+                self._run(who, line, printed)
+
+    def _filled(self, text: str) -> str:
+        for word, value in self.known.items():
+            text = text.replace(word, value)
+        return text
+
+    def _run(self, who: str, line: str, printed: list[str]) -> None:
+        line, _, target = line.partition(" > ")
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.home(who)),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = barnraise(_words(line)[1:], sys.stdout)
+        if target:
+            for home in ("operator", *self.members):  # it is mailed
+                (self.home(home) / target).write_text(out.getvalue())
+        said = err.getvalue() + (out.getvalue() if not target else "")
+        fails = any(text.startswith("error[") for text in printed)
+        assert code == (1 if fails else 0), f"{who}$ {line}\n{said}"
+        self._remember(said)
+        assert matches(printed, said.splitlines()), f"{who}$ {line}\n{said}\nnot as\n{printed}"
+
+    def _begin(self, who: str, line: str, printed: list[str]) -> None:
+        command = [sys.executable, "-m", *_words(line)]
+        process = subprocess.Popen(
+            command,
+            cwd=self.home(who),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONHASHSEED": "0", "COLUMNS": "200"},
+        )
+        ran = self.running[f"{who} {line.split()[1]}"] = Ran(process)
+        threading.Thread(target=ran.read, daemon=True).start()
+        self.until(lambda: matches(printed, ran.said) or process.poll() is not None, line)
+        assert matches(printed, ran.said), f"{who}$ {line}\n{ran.said}"
+        self._remember("\n".join(ran.said), who)
+
+    def _remember(self, said: str, who: str = "") -> None:
+        if who and (found := re.search(r"^ +((?:\d{5} ?){4})$", said, re.M)):
+            self.known[f"FINGERPRINT OF {who}"] = found[1]
+        if found := re.search(r"^  agreement (sha256:[0-9a-f]{64})$", said, re.M):
+            self.known["AGREEMENT"] = found[1]
+
+    @staticmethod
+    def until(ready: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while not ready():
+            assert time.monotonic() < end, f"in vain: {what}"
+            pause.wait(0.05)
+
+    def ended(self, key: str) -> tuple[int, str]:
+        """The exit code and the words of a process, once it has ended."""
+        ran = self.running[key]
+        code = ran.process.wait(PATIENCE)
+        return code, "\n".join(ran.said)
+
+    def close(self) -> None:
+        """End whatever goes on."""
+        for ran in self.running.values():
+            if ran.process.poll() is None:
+                ran.process.send_signal(signal.SIGTERM)
+        for ran in self.running.values():
+            try:
+                ran.process.wait(15)
+            except subprocess.TimeoutExpired:
+                ran.process.kill()
+                ran.process.wait()
+
+
+def matches(printed: Sequence[str], said: Sequence[str]) -> bool:
+    """Whether `said` is what `printed` shows; `…` stands for anything, alone for any lines."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if text == "…" else re.escape(text.rstrip()).replace("…", ".*") + r" *\n"
+        for text in printed
+    )
+    whole = "".join(f"{line}\n" for line in said)
+    return re.fullmatch(pattern + r"(?:.*\n)*", whole) is not None
+
+
+def _words(line: str) -> list[str]:
+    return shlex.split(line)
