@@ -38,6 +38,7 @@ class Federation(Coordinator, MembershipServicer):
         self.asked: dict[str, pb.Proposal] = {}
         self.statements: list[tuple[str, dict[str, Any]]] = []
         self.run = ""
+        self.apps: dict[str, str] = {}
 
     def add_services(self, server: grpc.Server) -> None:
         add_MembershipServicer_to_server(self, server)
@@ -74,6 +75,7 @@ class Federation(Coordinator, MembershipServicer):
         with self.changed:
             self.material |= {digest(text): text} | {digest(d): d for d in code.values()}
             self.asked[agreement.digest] = said
+            self.apps[agreement.digest] = agreement.app
         self.notice()
         return agreement.digest
 
@@ -84,7 +86,7 @@ class Federation(Coordinator, MembershipServicer):
     def open_run(self, agreement: str) -> None:
         """From now on the run is open; sessions begin again, as when a coordinator does."""
         with self.changed:
-            self.run = agreement
+            self.run, self.app, self.opened = agreement, self.apps[agreement], None
         self.cut_session()
 
     def close_run(self) -> None:
