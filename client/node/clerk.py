@@ -28,9 +28,10 @@ from barnraise.protocols.federation_pb2_grpc import MembershipStub
 
 @dataclass(frozen=True)
 class Visited:
-    """A visit is over. `left`: the site has left the federation."""
+    """A visit is over. `left`: the site has left the federation. `failed`: it may be tried again."""
 
     left: bool = False
+    failed: bool = False
 
 
 class Clerk:
@@ -74,9 +75,9 @@ class Clerk:
         threading.Thread(target=self._run, args=(stub,), name="clerk", daemon=True).start()
 
     def _run(self, stub: MembershipStub) -> None:
-        left = False
+        left, failed = False, True
         try:
-            left = self._visit(stub)
+            left, failed = self._visit(stub), False
             self._note("")
         except (transfers.Failed, transfers.Refused, BarnraiseError) as error:
             self._note(str(error))
@@ -86,7 +87,7 @@ class Clerk:
         with self._lock:
             self._busy, again = False, self._again
             self._again = False
-        self._tell(Visited(left))
+        self._tell(Visited(left, failed))
         if again and not left:
             self.visit(stub)
 

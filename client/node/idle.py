@@ -19,11 +19,11 @@ from barnraise.client.node.clerk import Visited
 from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
-from barnraise.client.node.node import Look, Site, Stop
 from barnraise.client.node.policy import Held
-from barnraise.client.node.site import check_admitted
+from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.errors import BarnraiseError
+
+AGAIN = 10.0  # seconds after which a visit that failed is tried again
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Idle:
         self._link = Link(site.connect, self._hello, mail.post, leaving=gate.spoken)
         self._connected, self._last_cut, self._said = False, "", ("", "")
         self._since = time.time()
+        self._visit_at: float | None = None  # when a visit that failed is tried again
 
     def run(self) -> Begin | Again | int:
         """Wait; what comes next, or the node's exit status. Raises N105."""
@@ -70,6 +71,9 @@ class Idle:
                 self._say()
                 if self._gate.draining:
                     return 0
+                if self._visit_at is not None and time.monotonic() >= self._visit_at:
+                    self._visit_at = None
+                    self._visit(self._link)
                 outcome = self._hear(self._mail.take(self._gate.patience()))
                 if outcome is not None:
                     return outcome
@@ -117,6 +121,7 @@ class Idle:
                 return 0
             case Visited():
                 self._gate.look()
+                self._visit_at = time.monotonic() + AGAIN if fact.failed else None
             case Cut():
                 self._connected = False
                 if not leaving.final(self._home):
@@ -166,11 +171,5 @@ class Idle:
         if dismissal.why in ("displaced", "left") or leaving.left(self._home) is not None:
             return 0
         if dismissal.why == "revoked":
-            raise BarnraiseError(
-                "N105",
-                f"{self._site.member} is no longer a member of {self._federation}",
-                dismissal.text,
-                "nothing more was sent",
-                next="ask the federation's operator",
-            )
+            raise revoked(self._site.member, self._federation, dismissal.text)
         return None

@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from barnraise.client.node import failpoints, misconduct, outgoing, receipts, transfers
+from barnraise.client.node import failpoints, handing, misconduct, outgoing, receipts, transfers
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.policy import Allowed, Forbidden, Held
-from barnraise.client.node.site import Look, Site, Stop, check_admitted
+from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
 from barnraise.client.node.spool import Answer, Spool
 from barnraise.client.node.supervisor import (
     Done,
@@ -45,16 +45,13 @@ from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, statements, witnessing
 from barnraise.protocols.content import ContentError, Failure
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.randomness import derive
 from barnraise.protocols.witnessing import Misconduct
 
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
 __all__ = ["Look", "Node", "Site", "Stop"]
 TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
-NEVER_TAKEN = frozenset(
-    {"N205", "N207", "N208", "N323"}
-)  # no repetition makes such a reply acceptable
+NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
 OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misconduct
 
 
@@ -288,12 +285,8 @@ class Node:
 
     def _receipt(self, statement: bytes, proved: Proved | None) -> None:
         """Forget a reply, if the federation's log says, and proves, its verdict (DESIGN §6)."""
-        name = f"{self._approval.federation}/log"
         try:
-            envelope = json.loads(statement)
-            receipt = statements.verify(self._site.log_key, name, "receipt", envelope)
-            if set(receipt) != {"order", "verdict", "reason", "entry"}:
-                raise ValueError("it has other fields than a receipt")
+            receipt = receipts.opened(statement, self._site.log_key, self._approval.federation)
         except (ValueError, RecursionError) as error:
             self._log.error("N305: a receipt that is none was ignored: %s", error)
             return
@@ -317,13 +310,7 @@ class Node:
         if dismissal.why in ("displaced", "finished", "left"):
             self._ending, self.over = 0, dismissal.why == "finished"
         elif dismissal.why == "revoked":
-            self._ending = BarnraiseError(
-                "N105",
-                f"{self._site.member} is no longer a member of {self._approval.federation}",
-                dismissal.text,
-                "nothing more was sent",
-                next="ask the federation's operator",
-            )
+            self._ending = revoked(self._site.member, self._approval.federation, dismissal.text)
 
     def _cut(self, cut: Cut) -> None:
         """Training goes on; what was being moved is moved on later."""
@@ -339,19 +326,8 @@ class Node:
     def _start_worker(self) -> None:
         self._approval.check_code()
         self._spool.empty_outgoing()
-        approved = self._approval
-        self._worker.start(
-            {
-                "run_id": approved.run_id,
-                "node_id": self._site.node_id,
-                "node_config": dict(approved.node_config),
-                "run_config": dict(approved.run_config),
-                "client": approved.client,
-                "code": str(approved.code),
-                "stores": [str(path) for path in self._spool.stores()],
-                "outgoing": str(self._spool.outgoing),
-            }
-        )
+        first = handing.first(self._approval, self._site, self._spool)
+        self._worker.start(first)
         self._alive = True
         if (order := self._desk.working) is not None:
             self._hand_over(order)
@@ -360,19 +336,7 @@ class Node:
         """The order with the seed for it: the member's secret stays here."""
         self._gate.metered(self._worker.process, at_work=True)
         self._last_content = {order.content}
-        self._worker.send(
-            {
-                "id": order.id,
-                "type": order.type,
-                "group": order.group,
-                "content": order.content,
-                "ttl": order.ttl,
-                "created": order.created,
-                "seed": derive(self._site.secret, "order", order.id).hex(),
-                "state": self._spool.kept.state,
-                "carry": self._spool.kept.carry,
-            }
-        )
+        self._worker.send(handing.order(order, self._site, self._spool))
 
     def _hear_worker(self, said: Said) -> None:
         what, working = said.what, self._desk.working

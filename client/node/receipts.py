@@ -10,14 +10,24 @@ Anybody checks the two with the log's verifier key alone (`barnraise log check`)
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from barnraise.client.node.witness import Proved
-from barnraise.protocols import files
+from barnraise.protocols import files, statements
 
 FOLDER = "receipts"
+
+
+def opened(statement: bytes, log_key: bytes, federation: str) -> dict[str, Any]:
+    """The receipt that the federation's log signed. `ValueError` or `RecursionError` for anything else."""
+    receipt = statements.verify(log_key, f"{federation}/log", "receipt", json.loads(statement))
+    if set(receipt) != {"order", "verdict", "reason", "entry"}:
+        raise ValueError("it has other fields than a receipt")
+    return receipt
 
 
 def keep(home: Path, run: str, order: str, statement: bytes, proved: Proved) -> Path:

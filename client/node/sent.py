@@ -93,7 +93,7 @@ class Sent:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma journal_mode = wal")
             self._db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._db.executescript(_TABLES)
+            self._db.executescript(f"begin immediate; {_TABLES} commit;")
 
     def close(self) -> None:
         self.flush()
@@ -242,7 +242,8 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            yield db
+            made = db.execute("select count(*) from sqlite_master where name in ('sent', 'used')")
+            yield db if made.fetchone() == (2,) else None  # a node that begins has made none yet
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise BarnraiseError(
             "N321",

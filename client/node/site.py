@@ -25,18 +25,6 @@ class Site:
     witness: Witness
 
 
-def check_admitted(why: str, member: str, federation: str) -> None:
-    """N105 if a session ended because the coordinator, which TLS has proved, admits this member no more."""
-    if why.startswith("PERMISSION_DENIED: N201"):
-        raise BarnraiseError(
-            "N105",
-            f"{member} is no longer a member of {federation}",
-            why,
-            "nothing more was sent",
-            next="ask the federation's operator",
-        )
-
-
 @dataclass(frozen=True)
 class Stop:
     """The node is to end."""
@@ -45,3 +33,20 @@ class Stop:
 @dataclass(frozen=True)
 class Look:
     """The admin has changed something: an approval, the policy, a pause."""
+
+
+def revoked(member: str, federation: str, text: str) -> BarnraiseError:
+    """N105, as the coordinator told it."""
+    return BarnraiseError(
+        "N105",
+        f"{member} is no longer a member of {federation}",
+        text,
+        "nothing more was sent",
+        next="ask the federation's operator",
+    )
+
+
+def check_admitted(why: str, member: str, federation: str) -> None:
+    """N105 if a session ended because the coordinator, which TLS has proved, admits this member no more."""
+    if why.startswith("PERMISSION_DENIED: N201"):
+        raise revoked(member, federation, why)

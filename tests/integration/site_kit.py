@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import grpc
 from node_kit import CLIENT, FEDERATION, IDENTITY, MEMBER, RUN, Coordinator, Site, enrolled
 
+from barnraise.cli.main import run
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.agreements import Agreement, Work
 from barnraise.protocols.apps import app_digest
@@ -39,6 +38,7 @@ class Federation(Coordinator, MembershipServicer):
         self.asked: dict[str, pb.Proposal] = {}
         self.statements: list[tuple[str, dict[str, Any]]] = []
         self.run = ""
+        self.apps: dict[str, str] = {}
 
     def add_services(self, server: grpc.Server) -> None:
         add_MembershipServicer_to_server(self, server)
@@ -75,6 +75,7 @@ class Federation(Coordinator, MembershipServicer):
         with self.changed:
             self.material |= {digest(text): text} | {digest(d): d for d in code.values()}
             self.asked[agreement.digest] = said
+            self.apps[agreement.digest] = agreement.app
         self.notice()
         return agreement.digest
 
@@ -85,7 +86,7 @@ class Federation(Coordinator, MembershipServicer):
     def open_run(self, agreement: str) -> None:
         """From now on the run is open; sessions begin again, as when a coordinator does."""
         with self.changed:
-            self.run = agreement
+            self.run, self.app, self.opened = agreement, self.apps[agreement], None
         self.cut_session()
 
     def close_run(self) -> None:
@@ -143,20 +144,12 @@ QUIET = "print(text, flush=True)"
 class Institution(Site):
     """A site whose admin speaks with `barnraise node …`."""
 
-    def command(self, *words: str, ok: bool = True, **variables: str) -> dict[str, Any]:
+    def command(self, *words: str, ok: bool = True) -> dict[str, Any]:
         """What `barnraise node WORDS --json` says; its exit status has to be what `ok` says."""
-        program = [sys.executable, "-m", "barnraise", "node", *words, "--dir", str(self.home)]
-        done = subprocess.run(
-            [*program, "--json"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, **variables},
-            check=False,
-        )
-        assert (done.returncode == 0) == ok, done.stderr
-        self.said = done.stderr
-        return json.loads(done.stdout)  # type: ignore[no-any-return]
+        out = StringIO()
+        code = run(["node", *words, "--dir", str(self.home), "--json"], out)
+        assert (code == 0) == ok, out.getvalue()
+        return json.loads(out.getvalue())  # type: ignore[no-any-return]
 
     def policy(self, text: str) -> None:
         (self.home / "policy.toml").write_text(text)

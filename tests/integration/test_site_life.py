@@ -211,7 +211,7 @@ def test_draining_finishes_and_ends(federation: Federation, site: Institution) -
 
 
 def test_without_a_daemon_the_same_is_done_in_the_files(
-    federation: Federation, site: Institution, tmp_path: Path
+    federation: Federation, site: Institution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreement = federation.propose()
     process = site.start()
@@ -226,10 +226,11 @@ def test_without_a_daemon_the_same_is_done_in_the_files(
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nprintf '[limits]\\nrounds_a_day = 3\\n' > \"$1\"\n")
     editor.chmod(0o700)
-    site.command("policy", "edit", EDITOR=str(editor))
+    monkeypatch.setenv("VISUAL", str(editor))
+    site.command("policy", "edit")
     assert site.command("policy", "show")["policy"]["limits"]["rounds_a_day"] == 3
     editor.write_text('#!/bin/sh\necho nonsense > "$1"\n')
-    assert site.command("policy", "edit", ok=False, EDITOR=str(editor))["error"] == "P101"
+    assert site.command("policy", "edit", ok=False)["error"] == "P101"
     assert site.command("policy", "show")["policy"]["limits"]["rounds_a_day"] == 3
     federation.open_run(agreement)
     site.start()

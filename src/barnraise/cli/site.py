@@ -44,7 +44,8 @@ def status(home: Path) -> Said:
     from barnraise.client.node import consent, leaving
 
     membership = Membership.read(home)
-    now = tell(home, "status") or {"running": False, "coordinator": {"asked": [], "signed": {}}}
+    nobody = {"running": False, "coordinator": {"asked": [], "signed": {}, "trouble": ""}}
+    now = tell(home, "status") or nobody
     approved = consent.consents(home)
     told = {
         "ok": True,
@@ -150,7 +151,7 @@ def lines(told: Said) -> list[str]:
     for one in told["coordinator"]["asked"]:
         if one["fault"]:
             rows.append(f"  {one['name']}: not looked at: {one['fault']}")
-    if told["coordinator"].get("trouble"):
+    if told["coordinator"]["trouble"]:
         rows.append(f"  proposals: {told['coordinator']['trouble'].splitlines()[0]}")
     for what, why in (told.get("hindered") or {}).items():
         if why:
