@@ -16,7 +16,7 @@ help:
 	@echo "make test      lint, types and tests"
 	@echo "make install   only the environment (.venv)"
 	@echo "make slow      what \`make test\` leaves out: every kill, every strategy"
-	@echo "make bench     seconds a round, and a rule, beside what the machine allows"
+	@echo "make bench     seconds a round, and a rule, beside what the machine allows; the log"
 
 install: $(STAMP)
 
@@ -56,6 +56,7 @@ slow: install
 bench: install
 	PYTHONHASHSEED=0 $(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/reduce.py --rules quick
+	$(BIN)/python benchmarks/log.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info barnraise-demo

@@ -1,6 +1,6 @@
 """A run's directory: journal, blobs, members' own things, a copy of the app, and one lock.
 
-    D/journal.db  D/blobs/  D/members/  D/app/  D/secret  D/lock  D/logs/  D/model.safetensors
+    D/journal.db  D/journal.mark  D/blobs/  D/members/  D/app/  D/secret  D/lock  D/logs/  D/model.safetensors
 
 Without a directory of its own a run lives in a temporary one, where nothing is synced. A directory that
 is in use for anything else is refused before anything in it is touched.

@@ -268,7 +268,7 @@ class DurableGrid(Grid):
         self._live.recall_missed(self._missed, cursor.late)
         for batch in self._open.values():
             if batch.closed is None:
-                for content in {o.content for o in batch.pending()}:
+                for content in {o.content for o in batch.orders.values()}:
                     self._answers.check(content)
                 self._live.redispatch(batch, self.demands)
 

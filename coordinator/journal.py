@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
+from barnraise.coordinator.mark import Mark, MarkFile
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
@@ -40,12 +41,13 @@ LEFT JOIN nodes ON nodes.level = 0 AND nodes.idx = entries.idx
 _PAGE = 64  # entries that are read at once
 
 Failpoint = Callable[[str, int], None]
+KILL_AT = "BARNRAISE_KILL_AT"
 _Row = tuple[int, bytes, bytes | None]  # index, entry, leaf
 
 
 def kill_from_environment(moment: str, index: int) -> None:
     """`BARNRAISE_KILL_AT=before:17` (or `after:17`) kills this process at that entry: for tests."""
-    if os.environ.get("BARNRAISE_KILL_AT") == f"{moment}:{index}":
+    if os.environ.get(KILL_AT) == f"{moment}:{index}":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -69,9 +71,14 @@ class Journal:
         self.path = path
         if path.exists() and not path.is_file():
             raise damaged(f"the journal {path} is damaged", "it is no file")
+        self._mark = MarkFile(path.with_suffix(".mark"))
+        marked = self._mark.read()
         with sqlite_errors(path):
             self._db = connect_read_only(path) if read_only else _connect(path, durable)
             self._frontier = self._load_frontier()
+        if marked and (why := marked.contradicts(len(self), self.root())):
+            self.close()
+            raise _not_what_was_written(path, why)
 
     def _load_frontier(self) -> merkle.Frontier:
         size = _size(self._db)
@@ -103,6 +110,7 @@ class Journal:
             with sqlite_errors(self.path):
                 self._insert(rows, nodes)
             self._frontier = frontier
+            self._mark.write(Mark(frontier.size, frontier.root()))
             for offset in range(len(encoded)):
                 self._failpoint("after", first + offset)
             return first
@@ -211,6 +219,7 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+        self._mark.close()
 
     def _damaged(self, evidence: str) -> BarnraiseError:
         return damaged(f"the journal {self.path} is damaged", evidence)
@@ -229,6 +238,18 @@ def _written_by_another(path: Path, known: int, found: int) -> BarnraiseError:
         f"this process knows {known} entries, and there are {found}",
         changed="nothing was appended; what is on record stays as it is",
         next="end the other process, then run the same command again",
+    )
+
+
+def _not_what_was_written(path: Path, why: str) -> BarnraiseError:
+    log = path.with_name(f"{path.name}-wal")
+    return BarnraiseError(
+        "D106",
+        f"the journal {path} has lost what was written into it",
+        f"{why}\n{path.with_suffix('.mark')} says so; members may hold receipts for it",
+        changed="nothing was appended",
+        next=f"put {log} back if it was removed, or restore the directory from a backup, "
+        "or start again in a new one",
     )
 
 

@@ -14,27 +14,32 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from barnraise.coordinator import refusals
 from barnraise.coordinator.log import Log
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.notes import NoteError
 from barnraise.protocols.witnessing import quorum
 
 ASK_EVERY = 1.0  # seconds between two batches whose checkpoint is to be cosigned
 BATCHES = 16  # whose checkpoint is remembered
+NODES = 4096  # hashes of the tree that are remembered
+POINTER = 512  # bytes of an entry that names a blob in place of its body, at most
 ASKED = 64  # sizes for which cosignatures are taken
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A checkpoint's note and size, and the entry that is shown under it (None: none is)."""
+class Held:
+    """A checkpoint's note and size, and what it shows: an entry with its path, or none."""
 
     note: bytes
     size: int
-    index: int | None = None
-    cosign: bool = False
+    evidence: pb.Evidence
 
 
 class Prover:
@@ -55,10 +60,13 @@ class Prover:
         self.log, self._run, self._file_of, self._now = log, run, file_of, now
         self._members = dict(members)
         self._changed = threading.Condition()
-        self._batches: OrderedDict[int, _Held] = OrderedDict()
+        self._batches: OrderedDict[int, Held] = OrderedDict()
+        self._nodes: dict[
+            tuple[int, int], bytes
+        ] = {}  # set and read in one step each, without the lock
         self._asked: OrderedDict[int, set[str]] = OrderedDict()  # size -> who has cosigned it
         self._asked_at = float("-inf")
-        self._last: _Held | None = None
+        self._last: Held | None = None
         log.expect(self._members, quorum(len(self._members)))
 
     def view(self, size: int) -> View:
@@ -67,36 +75,53 @@ class Prover:
 
     # --- what is shown -------------------------------------------------------------------------------
 
-    def opened(self) -> _Held:
-        index = self.log.find(f"run.opened {self._run}") if self._run else None
-        return self._now_held(index)
+    def opened(self) -> Held:
+        return self._held(f"run.opened {self._run}" if self._run else None)
 
-    def batch(self, number: int, seen: int) -> _Held:
+    def batch(self, number: int, seen: int) -> Held:
         """The entry of a batch under the batch's checkpoint; under a newer one where that is behind."""
+        key = f"batch.sent {self._run} {number}"
         with self._changed:
             held = self._batches.get(number)
             if held is None:
-                index = self.log.find(f"batch.sent {self._run} {number}")
-                held = self._now_held(index, cosign=self._due())
-                self._batches[number] = held
+                held = self._batches[number] = self._held(key, cosign=self._due())
                 if len(self._batches) > BATCHES:
                     self._batches.popitem(last=False)
-        return held if held.size >= seen else self._now_held(held.index)
+        return held if held.size >= seen else self._held(key)
 
-    def verdict(self, order: str) -> _Held:
-        return self._now_held(self.log.find(order))
+    def verdict(self, order: str) -> Held:
+        return self._held(order)
 
-    def last(self) -> _Held:
+    def last(self) -> Held:
         """The checkpoint that `ask` fixed."""
         with self._changed:
-            return self._last or self._now_held(None)
+            return self._last or self._held(None)
 
-    def _now_held(self, index: int | None, cosign: bool = False) -> _Held:
+    def _held(self, key: str | None, cosign: bool = False) -> Held:
+        """The entry with this key under the checkpoint of now."""
+        index = self.log.find(key) if key is not None else None
         note = self.log.checkpoint()
-        held = _Held(note, _size_in(note), index, cosign)
+        size = _size_in(note)
+        evidence = pb.Evidence(checkpoint=note, cosign=cosign)
+        if index is not None:
+            evidence.index, evidence.entry = index, self.log.entry(index)
+            evidence.inclusion.extend(merkle.inclusion_path(self._node, index, size))
+            evidence.body = self._body_of(evidence.entry)
         if cosign:
-            self._ask_for(held.size)
-        return held
+            self._ask_for(size)
+        return Held(note, size, evidence)
+
+    def consistency(self, low: int, high: int) -> list[bytes]:
+        """Between two sizes that the log has; none from an empty tree."""
+        return merkle.consistency_path(self._node, low, high) if low else []
+
+    def _node(self, level: int, index: int) -> bytes:
+        """A complete subtree never changes: the last ones are remembered."""
+        if (value := self._nodes.get((level, index))) is None:
+            if len(self._nodes) >= NODES:
+                self._nodes.clear()
+            value = self._nodes[level, index] = self.log.node(level, index)
+        return value
 
     def _due(self) -> bool:
         now = self._now()
@@ -105,8 +130,10 @@ class Prover:
         self._asked_at = now
         return True
 
-    def body_of(self, entry: bytes) -> bytes:
+    def _body_of(self, entry: bytes) -> bytes:
         """The blob that an entry names in place of its body; empty where it holds it itself."""
+        if len(entry) > POINTER:
+            return b""
         body = Entry.decode(entry).body
         return self._file_of(body["blob"]).read_bytes() if set(body) == {"run", "blob"} else b""
 
@@ -114,7 +141,7 @@ class Prover:
 
     def ask(self) -> int:
         """Fix the log as it stands as what everybody is to cosign; its size."""
-        held = self._now_held(None, cosign=True)
+        held = self._held(None, cosign=True)
         with self._changed:
             self._last = held
         return held.size
@@ -147,40 +174,41 @@ class Prover:
 
 
 class View:
-    """What one session's node has seen of the log. Owned by the session's thread."""
+    """What one session's node has seen of the log. Owned by the session's thread.
+
+    `Refused` (N211) where the log cannot be read: the node comes again.
+    """
 
     def __init__(self, prover: Prover, size: int) -> None:
         self._prover, self._size = prover, size
 
     def opened(self) -> pb.Evidence:
         """Of `run.opened`; only the checkpoint where no run is open."""
-        return self._shown(self._prover.opened())
+        return self._shown(self._prover.opened)
 
     def order(self, batch: int) -> pb.Evidence:
-        return self._shown(self._prover.batch(batch, self._size))
+        return self._shown(partial(self._prover.batch, batch, self._size))
 
     def receipt(self, order: str) -> pb.Evidence:
-        return self._shown(self._prover.verdict(order))
+        return self._shown(partial(self._prover.verdict, order))
 
     def last(self) -> pb.Evidence:
-        return self._shown(self._prover.last())
+        return self._shown(self._prover.last)
 
-    def _shown(self, held: _Held) -> pb.Evidence:
-        log, old = self._prover.log, self._size
-        low, high = sorted((old, held.size))
-        known = 0 < low < high <= log.size()
-        shown = pb.Evidence(
-            checkpoint=held.note,
-            old_size=old,
-            consistency=log.consistency(low, high) if known else [],
-            cosign=held.cosign,
-        )
-        if held.index is not None:
-            entry = log.entry(held.index)
-            shown.index, shown.entry = held.index, entry
-            shown.inclusion.extend(log.inclusion(held.index, held.size))
-            shown.body = self._prover.body_of(entry)
-        self._size = max(old, held.size)
+    def _shown(self, take: Callable[[], Held]) -> pb.Evidence:
+        try:
+            return self._evidence(take())
+        except (BarnraiseError, OSError) as error:
+            raise refusals.not_now("the log cannot be read") from error
+
+    def _evidence(self, held: Held) -> pb.Evidence:
+        """A node that has seen more than the log has is shown the log as it is, without proof."""
+        shown = pb.Evidence()
+        shown.CopyFrom(held.evidence)
+        shown.old_size = self._size
+        if self._size <= held.size:
+            shown.consistency.extend(self._prover.consistency(self._size, held.size))
+            self._size = held.size
         return shown
 
 

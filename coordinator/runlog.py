@@ -8,7 +8,7 @@ happened to the batches that were open.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from barnraise.coordinator.batches import Batch, Draft, close, in_canonical_order, number_orders
@@ -45,6 +45,16 @@ class RunLog:
         encoded = [self._encode(Entry(type_, now, {"run": self.run, **b})) for type_, b in facts]
         self.journal.append(encoded, [self._key(*fact) for fact in facts])
         return [digest(data) for data in encoded]
+
+    def open(
+        self, before: Sequence[tuple[str, Mapping[str, Any]]], body: Mapping[str, Any]
+    ) -> None:
+        """Append facts of the federation, which are of no run, and `run.opened`: all or none."""
+        now = self._clock()
+        encoded = [Entry(type_, now, dict(fact)).encode() for type_, fact in before]
+        opened = self._encode(Entry("run.opened", now, {"run": self.run, **body}))
+        keys = [*([None] * len(encoded)), self._key("run.opened", body)]
+        self.journal.append([*encoded, opened], keys)
 
     def _key(self, type_: str, body: Mapping[str, Any]) -> str | None:
         """What an entry is found by: the order that it judges, its batch, the run that it opens or ends."""

@@ -10,7 +10,7 @@ import datetime
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +25,15 @@ from barnraise.coordinator.endings import say_what_is_kept
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Faults
 from barnraise.coordinator.fleet import Fleet
+from barnraise.coordinator.founding import Founding, simulated_log_key
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.holding import hold
 from barnraise.coordinator.journal import Failpoint, kill_from_environment
 from barnraise.coordinator.local import Local, LocalFleet, LocalMember, site_log_in
+from barnraise.coordinator.log import Log
 from barnraise.coordinator.plans import Plan, plan_again, source_kept
 from barnraise.coordinator.runlog import RunLog
+from barnraise.coordinator.witnesses import cosign_all
 from barnraise.protocols import flower
 from barnraise.protocols.apps import app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
@@ -151,6 +154,9 @@ class InProcess:
         )
         try:
             yield fleet
+            key = simulated_log_key(plan.secret)
+            with closing(Log(place.journal.path, key, FEDERATION)) as log:
+                setting.watch(cosign_all(log, setting.members))
         finally:
             fleet.close()
 
@@ -179,6 +185,9 @@ class _Execution:
             for name, config in plan.members.items()
         ]
         self.log = RunLog(plan.run, place.journal, place.blobs, _utc)
+        charter = str(plan.config["charter"]) if plan.source["kind"] == "charter" else None
+        code = app_digest(plan.code)
+        self.founding = Founding(FEDERATION, plan.secret, self.members, code, charter)
 
     def execute(self) -> Outcome:
         started = time.monotonic()
@@ -312,7 +321,8 @@ class _Execution:
         self.place.keep_source(self._source())
         self._server = self.plan.server(self.place.app)
         self.fleets.check(self.plan, self.place.app)
-        self.log.write(("run.opened", body))
+        self.founding.keep(self.place.blobs)
+        self.log.open(self.founding.facts(), body)
         return False
 
     def _hold(self, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -354,6 +364,7 @@ class _Execution:
         body: dict[str, Any] = {
             "run": plan.run,
             "federation": FEDERATION,
+            "agreement": self.founding.agreed,
             "app": {"name": plan.name, "digest": app_digest(plan.code)},
             "config": json.dumps(plan.config, sort_keys=True),
             "members": [[m.member.name, m.member.public_key.hex()] for m in self.members],

@@ -18,6 +18,8 @@ from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import fsync as _fsync
 from barnraise.protocols.tensors import Spec, open_blob
 
+_REMEMBERED = 1 << 14  # blobs that are known to be whole
+
 
 class BlobStore:
     """Owned by the thread that drives the run. `durable=False` spares the fsyncs of a throw-away run.
@@ -31,6 +33,7 @@ class BlobStore:
         self._pending: dict[str, Path] = {}
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
+        self._whole: set[str] = set()  # as far as this process knows
         self._files = str(root / "sha256")
         self._incoming = root / "incoming"
         if read_only:
@@ -46,7 +49,7 @@ class BlobStore:
         for piece in held:
             hasher.update(piece)
         digest = "sha256:" + hasher.hexdigest()
-        if not self.has(digest):
+        if not self._is_whole(digest):
             temp = self._incoming / hasher.hexdigest()
             try:
                 _write(temp, held)
@@ -61,13 +64,31 @@ class BlobStore:
 
         It is renamed, or removed if the blob is here. A file that is gone was taken in before.
         """
-        if self.has(digest):
+        if self._is_whole(digest):
             path.unlink(missing_ok=True)
             return
         temp = self._incoming / digest[7:]
         with contextlib.suppress(FileNotFoundError):
             path.rename(temp)
             self._pending[digest] = temp
+
+    def _is_whole(self, digest: str) -> bool:
+        """Whether the blob is here. One that an earlier process wrote is read once: damaged, it is
+        written anew from what is at hand."""
+        if digest in self._pending or not self.has(digest):
+            return digest in self._pending
+        if digest not in self._whole:
+            try:
+                self.check(digest)
+            except BarnraiseError:
+                return False
+            self._note_whole(digest)
+        return True
+
+    def _note_whole(self, digest: str) -> None:
+        if len(self._whole) >= _REMEMBERED:
+            self._whole.clear()
+        self._whole.add(digest)
 
     def put_envelope(self, data: bytes) -> str:
         """The same for an envelope, which is small."""
@@ -89,6 +110,7 @@ class BlobStore:
                 touched.add(folder.parent)
             touched.add(folder)
             temp.rename(final)
+            self._note_whole(digest)
             self._specs.pop(digest, None)
         if self._durable:
             for folder in touched:

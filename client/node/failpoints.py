@@ -21,12 +21,16 @@ IN_DAEMON = (
 
 
 def reach(point: str) -> None:
-    """`BARNRAISE_NODE_KILL_AT=POINT:FILE` kills this process at POINT, once: it makes FILE."""
-    wanted, _, marker = os.environ.get(VARIABLE, "").rpartition(":")
-    if wanted != point:
-        return
+    """`BARNRAISE_NODE_KILL_AT=POINT:FILE;…` kills this process at each POINT, once: it makes FILE."""
+    for spec in os.environ.get(VARIABLE, "").split(";"):
+        wanted, _, marker = spec.rpartition(":")
+        if wanted == point:
+            _die_once(Path(marker))
+
+
+def _die_once(marker: Path) -> None:
     try:
-        Path(marker).touch(exist_ok=False)
+        marker.touch(exist_ok=False)
     except FileExistsError:
         return
     os.kill(os.getpid(), signal.SIGKILL)

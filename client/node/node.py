@@ -86,6 +86,7 @@ class Node:
         self._home, self._approved = home, site.witness.approved(approval)
         with files.disk_errors(home):
             self._spool = Spool(home / "spool", approval.run, remembered=REMEMBERED)
+            receipts.mend(home)
         kept = self._spool.kept
         self._desk = Desk(approval.run, kept.replies, kept.done, random.random)
         self._worker = Worker(home, approval.memory, mail.post, gate.confinement())

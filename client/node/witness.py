@@ -33,7 +33,7 @@ from barnraise.protocols.tlog_proof import TlogProof
 from barnraise.protocols.witnessing import Approved, Misconduct, Shown
 
 FOLDER = "witness"
-SAVE_EVERY = 0.25  # seconds between two writes of a checkpoint that nobody asked to be cosigned
+SAVE_EVERY = 0.5  # seconds between two writes of a checkpoint that nobody asked to be cosigned
 PATIENCE = 10.0  # seconds for a proof that had to be asked for
 BEYOND = (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INVALID_ARGUMENT)
 

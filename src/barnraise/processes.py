@@ -10,6 +10,7 @@ Here the coordinator's side and the institution's meet only as files and command
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from barnraise.client.node.approval import FILE as APPROVED
 from barnraise.client.node.daemon import INVITE
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.enrolment import serve_enrolment
+from barnraise.coordinator.founding import simulated_log_key
 from barnraise.coordinator.local import LocalMember
 from barnraise.coordinator.log import Log
 from barnraise.coordinator.plans import Plan
@@ -62,12 +64,11 @@ class Processes:
     @contextmanager
     def open(self, setting: Setting) -> Iterator[SessionFleet]:
         """Serve, enrol and start every member, and wait until all have attended. Raises N118, N308."""
-        place = setting.place
         with ExitStack() as stack:
-            authority = Authority.open(place.root / "federation", FEDERATION)
+            authority = _authority(setting)
             stack.callback(authority.close)
             log = stack.enter_context(
-                closing(Log(place.journal.path, authority.log_key, FEDERATION))
+                closing(Log(setting.place.journal.path, authority.log_key, FEDERATION))
             )
             fleet = _fleet(setting, authority, f"{HOST}:{self.port}", log)
             session = f"{HOST}:{fleet.serve()}"
@@ -81,6 +82,15 @@ class Processes:
             _wait_for(fleet, nodes)
             yield fleet
             setting.watch(fleet.have_cosigned(WITNESSED))
+
+
+def _authority(setting: Setting) -> Authority:
+    """The federation's authority, whose log is that of the simulation."""
+    home = setting.place.root / "federation"
+    home.mkdir(exist_ok=True, mode=0o700)
+    key = simulated_log_key(setting.plan.secret).private_bytes_raw()
+    files.keep(home / "log.key", base64.b64encode(key) + b"\n")
+    return Authority.open(home, FEDERATION)
 
 
 def _fleet(setting: Setting, authority: Authority, address: str, log: Log) -> SessionFleet:

@@ -1,110 +1,123 @@
 """SIGKILL, then the same command again: the same final digest, nothing accepted redone or lost.
 
-A few places in `make test`; every place, before and after each entry, with `make faults`.
+Every step at which an undisturbed run makes something durable, one after another in one directory; with
+`make faults` also every entry by itself, before and after, and moments drawn at random.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import driver
 import pytest
+from kills import MOMENTS, Driver, Ended, Row, accepted, entries, timed
 
-from barnraise.coordinator.journal import Journal
 from barnraise.protocols.entries import Entry
 
-ENTRIES = {"fedavg": 19, "everything": 27, "sealing": 13}
-QUICK = [
-    ("fedavg", "after", 0),
-    ("fedavg", "before", 8),
-    ("everything", "after", 12),
-    ("everything", "before", 26),
-    ("sealing", "after", 7),
-]
+RESUMED = {"fedavg": "replay", "everything": "replay", "sealing": "seal"}
+Matrix = Callable[[Row], None]
 
 
-def entries(place: Path) -> list[Entry]:
-    if not (place / "journal.db").exists():
-        return []
-    log = Journal(place / "journal.db")
-    try:
-        log.check()
-        return [entry for _, entry in log.entries()]
-    finally:
-        log.close()
-
-
-def start(name: str, place: Path, kill_at: str = "") -> subprocess.Popen[str]:
-    env = {**os.environ, "BARNRAISE_KILL_AT": kill_at, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, driver.__file__, name, str(place)]
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+@pytest.fixture(scope="module", params=RESUMED)
+def app(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of runs that nobody interrupted."""
-    found = {}
-    for name in driver.SERVERS:
-        place = tmp_path_factory.mktemp("whole") / name
-        found[name] = driver.run(name, place).digest
-        assert len(entries(place)) == ENTRIES[name]
+def whole(app: str, driven: Driver, tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    """The entries of a run that nobody interrupted."""
+    place = tmp_path_factory.mktemp("whole") / app
+    assert driven.run(app, place).code == 0
+    found = entries(place)
+    assert len(found) > 12 and found[-1].type == "run.closed"
     return found
 
 
-def goes_on(name: str, place: Path, digest: str) -> None:
-    """After the kill: run again, and hold the end against that of an undisturbed run."""
-    before, calls = entries(place), list[str]()
-    assert driver.run(name, place, calls).digest == digest
-    assert entries(place)[: len(before)] == before
-    accepted = {e.body["order"] for e in before if e.type == "reply.accepted"}
-    assert accepted.isdisjoint(calls)
+def model(whole: list[Entry]) -> str:
+    digest: str = whole[-1].body["model"]
+    return digest
 
 
-def killed_at(name: str, place: Path, moment: str, index: int, digest: str) -> None:
-    process = start(name, place, f"{moment}:{index}")
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    found = len(entries(place))
-    assert found <= index if moment == "before" else found > index
-    goes_on(name, place, digest)
-
-
-@pytest.mark.parametrize(("name", "moment", "index"), QUICK)
-def test_killed_at_this_entry_it_goes_on(
-    tmp_path: Path, whole: dict[str, str], name: str, moment: str, index: int
+def test_l2_unkillable_killed_at_each_step_in_turn(
+    app: str, whole: list[Entry], driven: Driver, tmp_path: Path, matrix: Matrix
 ) -> None:
-    killed_at(name, tmp_path / "run", moment, index, whole[name])
+    """Before what is next to be durable, then after it, until there is nothing more."""
+    place, before = tmp_path / "run", list[Entry]()
+    row = Row(app, RESUMED[app], "coordinator, each step", 2 * len(whole))
+    with timed(row):
+        while len(before) < len(whole):
+            for moment in MOMENTS:
+                ended = driven.run(app, place, f"{moment}:{len(before)}")
+                assert ended.killed, ended
+                assert accepted(before).isdisjoint(ended.calls)
+                found = entries(place)
+                assert found[: len(before)] == before
+                assert (len(found) > len(before)) == (moment == "after")
+                row.kills += 1
+                before = found
+        ended = driven.run(app, place)
+    assert [e.type for e in before] == [e.type for e in whole]
+    assert ended.digest == model(whole) and ended.calls == []
+    row.digest = ended.digest
+    matrix(row)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize(
-    ("name", "index"), [(name, i) for name, count in ENTRIES.items() for i in range(count)]
-)
-def test_killed_at_any_entry_it_goes_on(
-    tmp_path: Path, whole: dict[str, str], name: str, index: int, moment: str
+def test_l2_unkillable_killed_at_any_entry(
+    app: str, whole: list[Entry], driven: Driver, tmp_path: Path, matrix: Matrix
 ) -> None:
-    killed_at(name, tmp_path / "run", moment, index, whole[name])
+    row = Row(app, RESUMED[app], "coordinator, any entry", 2 * len(whole), digest=model(whole))
+    with timed(row):
+        for index in range(len(whole)):
+            for moment in MOMENTS:
+                place = tmp_path / f"{moment}-{index}" / "run"
+                place.parent.mkdir()
+                assert driven.run(app, place, f"{moment}:{index}").killed
+                before = entries(place)
+                assert (len(before) > index) == (moment == "after")
+                ended = driven.run(app, place)
+                assert ended.digest == model(whole), (moment, index)
+                assert accepted(before).isdisjoint(ended.calls)
+                assert entries(place)[: len(before)] == before
+                row.kills += 1
+    matrix(row)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_killed_at_any_time_it_goes_on(tmp_path: Path, whole: dict[str, str], seed: int) -> None:
-    """The moment is drawn between the first entry and the time that a whole run takes."""
-    place, draw = tmp_path / "run", random.Random(seed)
-    process = start("everything", place)
-    while not (place / "members").exists() and process.poll() is None:
-        os.sched_yield()
-    try:
-        process.wait(timeout=draw.uniform(0.0, 0.4))
-    except subprocess.TimeoutExpired:
-        process.kill()
-    process.communicate()
-    goes_on("everything", place, whole["everything"])
+@pytest.mark.parametrize("app", RESUMED)
+def test_l2_unkillable_killed_at_any_time(
+    app: str, driven: Driver, tmp_path: Path, matrix: Matrix
+) -> None:
+    """Twenty times, at moments drawn from the time that a whole run takes; a run that came to its end
+    all the same is followed by another."""
+    rounds, draw = 12, random.Random(app)
+    whole = driven.run(app, tmp_path / "whole", rounds=rounds)
+    row = Row(app, RESUMED[app], "coordinator, any time", 20, digest=whole.digest)
+    runs = 0
+    with timed(row):
+        while row.kills < row.points:
+            row.kills += killed_at_random(
+                app, driven, tmp_path / f"run-{runs}", draw, whole, rounds
+            )
+            runs += 1
+    assert runs < row.points
+    matrix(row)
+
+
+def killed_at_random(
+    app: str, driven: Driver, place: Path, draw: random.Random, whole: Ended, rounds: int
+) -> int:
+    """How often a run was killed before it came to the end of an undisturbed one."""
+    before, killed = list[Entry](), 0
+    while True:
+        seconds = draw.uniform(0.0, 0.7 * whole.seconds)
+        ended = driven.run(app, place, rounds=rounds, seconds=seconds)
+        assert accepted(before).isdisjoint(ended.calls)
+        found = entries(place)
+        assert found[: len(before)] == before
+        if not ended.killed:
+            assert ended.digest == whole.digest
+            return killed
+        before, killed = found, killed + 1

@@ -1,13 +1,9 @@
-"""Runs on nodes of their own: the same digest as in process (L9), whatever is killed (L2), no orphans.
-
-A few places in `make test`; all with `make faults`.
-"""
+"""Runs on nodes of their own: the same digest as in process (L9), and no orphans however they end."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import random
 import signal
 import socket
 import subprocess
@@ -17,7 +13,6 @@ import nodes
 import pytest
 from nodes import APPS, finished, kill, no_process_left, processes, start, until
 
-from barnraise.client.node.failpoints import IN_DAEMON, IN_WORKER
 from barnraise.coordinator.journal import Journal
 
 NODE = "barnraise.client.node"
@@ -46,88 +41,6 @@ def test_l9_one_semantics_in_process_and_in_processes(
         told = finished(name, tmp_path / "run", "--processes")
     assert told["model"] == whole[name]
     assert told["problems"] == []
-
-
-# --- kills ------------------------------------------------------------------------------------------
-
-
-def goes_on(name: str, place: Path, digest: str) -> None:
-    with no_process_left(place):
-        assert finished(name, place, "--processes")["model"] == digest
-
-
-def coordinator_killed_at(name: str, place: Path, moment: str, index: int, digest: str) -> None:
-    process = start(name, place, {"BARNRAISE_KILL_AT": f"{moment}:{index}"})
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    until(lambda: not processes(place), "the nodes end with the coordinator")
-    goes_on(name, place, digest)
-
-
-def node_killed_at(name: str, place: Path, point: str, digest: str) -> None:
-    """A daemon or a worker dies once at this point; the run needs no second command."""
-    marker = place.parent / "died"
-    process = start(name, place, {"BARNRAISE_NODE_KILL_AT": f"{point}:{marker}"})
-    out, said = process.communicate()
-    assert marker.exists(), "the point was never reached"
-    assert process.returncode == 0, said
-    assert json.loads(out)["model"] == digest
-    until(lambda: not processes(place), "no process is left")
-
-
-@pytest.mark.parametrize(("name", "moment", "index"), [("mean", "after", 5), ("zoo", "before", 17)])
-def test_l2_unkillable_a_coordinator_killed_at_this_entry(
-    tmp_path: Path, whole: dict[str, str], name: str, moment: str, index: int
-) -> None:
-    coordinator_killed_at(name, tmp_path / "run", moment, index, whole[name])
-
-
-@pytest.mark.parametrize("point", ["worker:handled", "daemon:written", "daemon:delivered"])
-def test_l2_unkillable_a_node_killed_at_this_point(
-    tmp_path: Path, whole: dict[str, str], point: str
-) -> None:
-    node_killed_at("zoo", tmp_path / "run", point, whole["zoo"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("index", range(1, 34, 3))
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_l2_unkillable_a_coordinator_killed_at_any_entry(
-    tmp_path: Path, whole: dict[str, str], moment: str, index: int
-) -> None:
-    coordinator_killed_at("zoo", tmp_path / "run", moment, index, whole["zoo"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", APPS)
-@pytest.mark.parametrize("point", [*IN_WORKER, *IN_DAEMON])
-def test_l2_unkillable_a_node_killed_at_any_point(
-    tmp_path: Path, whole: dict[str, str], name: str, point: str
-) -> None:
-    node_killed_at(name, tmp_path / "run", point, whole[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
-def test_l2_unkillable_anything_killed_at_any_time(
-    tmp_path: Path, whole: dict[str, str], seed: int
-) -> None:
-    """Coordinator, daemons and workers are killed at random until the run has ended; the same command
-    again as often as the coordinator was among them."""
-    place, draw = tmp_path / "run", random.Random(seed)
-    for _ in range(4):
-        process = start("zoo", place)
-        for _ in range(draw.randrange(1, 4)):
-            try:
-                process.wait(timeout=draw.uniform(0.2, 3.0))
-                break
-            except subprocess.TimeoutExpired:
-                victims = [process.pid, *processes(place, NODE)]
-                kill(draw.choice(victims))
-        process.kill()
-        process.communicate()
-        until(lambda: not processes(place), "the nodes end with the coordinator")
-    goes_on("zoo", place, whole["zoo"])
 
 
 # --- how it ends ------------------------------------------------------------------------------------

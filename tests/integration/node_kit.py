@@ -318,6 +318,8 @@ class Coordinator(SessionServicer, ExchangeServicer):
                 with self.changed:
                     self.said.append(message)
                     self.changed.notify_all()
+                if message.HasField("objection"):
+                    self.cut_session()
         except grpc.RpcError:
             return
 

@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_model(
     killed = subprocess.run(
         [BIN / "barnraise", "sim", "run", app, "--sites", "3", "--dir", "d"],
         cwd=tmp_path,
-        env={**os.environ, "BARNRAISE_KILL_AT": "after:9"},
+        env={**os.environ, "BARNRAISE_KILL_AT": "after:13"},
         capture_output=True,
         check=False,
     )

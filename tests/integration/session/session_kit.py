@@ -24,6 +24,8 @@ from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt
 from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.journal import Journal
+from barnraise.coordinator.log import Log
+from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
 from barnraise.coordinator.session import Running, SessionFleet, Settings
@@ -80,12 +82,19 @@ class House:
             self.log.verdict_of,
             Settings(self.root / "incoming", **given),
             self.events.append,
+            self.prover(),
         )
         self.port = self.fleet.serve()
+
+    def prover(self) -> Prover:
+        self.reader = Log(self.root / "journal.db", self.authority.log_key, FEDERATION)
+        keys = {name: member(name).public_key for name in self.names}
+        return Prover(self.reader, RUN, keys, self.blobs.kept)
 
     def restart(self) -> None:
         """The same directory and port, another process as far as anybody can tell."""
         self.fleet.close("closing", "the coordinator comes again")
+        self.reader.close()
         self.journal.close()
         self.blobs.close()
         self.open()
@@ -94,6 +103,7 @@ class House:
         for node in self.nodes:
             node.close()
         self.fleet.close()
+        self.reader.close()
         self.journal.close()
         self.blobs.close()
         self.authority.close()
@@ -251,10 +261,11 @@ class Node:
         app: str = APP,
         clock: float | None = None,
         patient: bool = False,
+        log_size: int = 0,
     ) -> Session:
         """`patient`: a coordinator that is not there yet is waited for."""
         clock = time.time() if clock is None else clock
-        hello = pb.Hello(run=run, app=app, version="0", clock=clock)
+        hello = pb.Hello(run=run, app=app, version="0", clock=clock, log_size=log_size)
         return Session(self.channel, hello, patient=patient)
 
     def fetch(self, digest: str, offset: int = 0) -> bytes:
