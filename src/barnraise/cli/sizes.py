@@ -9,11 +9,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 _LIMIT = 120.0  # seconds
 
 
+@lru_cache(8)
 def of_a_round(app: Path, text: str) -> Mapping[str, int] | None:
     """`down` and `up` of a round; None where only the app knows, or if its model cannot be made."""
     if not (app / "charter.toml").is_file():
