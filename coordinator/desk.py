@@ -129,10 +129,10 @@ class Desk:
             self._tell(told)
 
     def ask(self) -> bool:
-        """Ask the live session for a cosignature; False if there is none."""
+        """Ask the live session for a cosignature; False if there is none that is willing."""
         with self._changed:
             self._tell(Asked())
-            return bool(self._session)
+            return bool(self._session) and self._willing
 
     def _tell(self, message: Sent | Told | Asked) -> None:
         if self._session and self._willing:

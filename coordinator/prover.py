@@ -43,7 +43,9 @@ class Held:
 
 
 class Prover:
-    """May be used from any thread; `_lock` guards what is remembered. Owns `log`'s witnesses.
+    """May be used from any thread; `_changed` guards what is remembered. Owns `log`'s witnesses.
+
+    The first session that tells of a batch reads the log under it: the others need just that.
 
     `members`: the run's, with their raw keys; `file_of`: where a blob lies that was too large for an
     entry. `run` is empty where no run is open.

@@ -12,6 +12,7 @@ from barnraise.coordinator.desk import (
     HANDFUL,
     RECEIPTS,
     WITHDRAWN,
+    Asked,
     Desk,
     Dismissed,
     Part,
@@ -207,3 +208,16 @@ def test_what_is_over_does_not_fill_the_desk(rounds: int) -> None:
         desk.take(f"w{number}")
     assert desk.size() <= RECEIPTS + 2 * WITHDRAWN
     assert desk.standing("w0") == "unknown"
+
+
+def test_a_cosignature_is_asked_of_whoever_is_there_and_willing_and_once() -> None:
+    desk = Desk(lambda: 0.0)
+    assert not desk.ask()
+    unwilling = desk.begin(willing=False)
+    assert not desk.ask()
+    assert not desk.waits(unwilling)
+    serial = desk.begin()
+    assert desk.ask()
+    assert desk.ask()
+    assert desk.next(serial) == [Asked()]
+    assert not desk.waits(serial)
