@@ -136,7 +136,7 @@ def found(root: Path, name: str, host: str, listen: str | None = None) -> Descri
         root.chmod(0o700)
         for folder in ("runs", "proposals", "incoming"):
             (root / folder).mkdir(exist_ok=True)
-        files.replace(root / "charter.toml", charter_template(name).encode())
+        files.keep(root / "charter.toml", charter_template(name).encode())
     with locked(root), closing(Authority.open(root / "federation", name)) as authority:
         authority.server_credentials(description.hosts, require_client=True)
         with closing(Journal(root / "journal.db")) as journal:
@@ -147,10 +147,9 @@ def found(root: Path, name: str, host: str, listen: str | None = None) -> Descri
 
 
 def _check_free(root: Path) -> None:
-    ours = {"federation", "journal.db", "lock", "charter.toml", "runs", "proposals", "incoming"}
-    ours |= {"journal.db-wal", "journal.db-shm", "blobs"}
+    ours = {"federation", "lock", "charter.toml", "runs", "proposals", "incoming"}
     held = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if other := sorted(held - ours):
+    if other := sorted(n for n in held - ours if not n.startswith("journal.")):
         raise BarnraiseError(
             "D101",
             f"{root} is in use for something else than a federation",

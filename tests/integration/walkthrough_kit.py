@@ -123,7 +123,7 @@ class Walk:
         end = time.monotonic() + (PATIENCE if looks else 0.0)
         fails = any(text.startswith("error[") for text in printed)
         while True:
-            code, out, err = self._once(who, line)
+            code, out, err = self.once(who, line)
             said = err if target else err + out
             fits = code == int(fails) and matches(printed, said.splitlines())
             if fits or time.monotonic() > end:
@@ -135,7 +135,7 @@ class Walk:
                 (self.home(home) / target).write_text(out)
         self._remember(said)
 
-    def _once(self, who: str, line: str) -> tuple[int, str, str]:
+    def once(self, who: str, line: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
         with (
             contextlib.chdir(self.home(who)),
