@@ -25,7 +25,7 @@ from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.grid import DurableGrid, Terms
-from barnraise.coordinator.ledger import MEMBER, utc
+from barnraise.coordinator.ledger import MEMBER, REVOKED, utc
 from barnraise.coordinator.proposals import Proposal, proposal
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
@@ -197,6 +197,9 @@ class Conduct:
         self.place = place_of(federation, run.root)
         self.log = log_of(federation, run)
         self.word = Word()
+        for known in federation.ledger.read().members.values():
+            if known.status == REVOKED:
+                self.word.exclude(known.name)
         self.app = self.proposal.agreement.app
         self.opened = self._opened()
 

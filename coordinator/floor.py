@@ -181,6 +181,8 @@ class Floor:
         self._lobby.notice(what)
 
     def expel(self, name: str, why: str, text: str) -> None:
+        if why == "revoked" and self.conduct is not None:
+            self.conduct.word.exclude(name)
         self._lobby.dismiss(name, why, text)
         if self._fleet is not None:
             self._fleet.expel(name, why, text)

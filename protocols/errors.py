@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
     "M109": "the reply's records or metrics differ from most of the batch's",
     "M110": "the reply came after its batch was closed",
     "M111": "the destination is not on the roster",
+    "M112": "the member was revoked before the batch closed",
     # N1: enrolment and keys
     "N101": "the invite is damaged",
     "N102": "the invite is not accepted",

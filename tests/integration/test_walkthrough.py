@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from walkthrough_kit import Deed, File, Typed, Walk, steps
+from walkthrough_kit import Deed, File, Typed, Walk, hosts, steps
 
 from barnraise.client import enrol
 from barnraise.coordinator.journal import Journal
@@ -21,16 +21,17 @@ MEMBERS = ("basel", "bern", "jena")
 @pytest.fixture
 def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walk]:
     monkeypatch.setenv("COLUMNS", "200")
-    walk = Walk(tmp_path, MEMBERS)
-    for member in MEMBERS:
-        data = walk.home(member) / "data"
-        data.mkdir()
-        for path in sorted((ROOT / "coordinator").glob("[a-g]*.py")):
-            (data / path.name).write_bytes(path.read_bytes())
-    try:
-        yield walk
-    finally:
-        walk.close()
+    with hosts(MEMBERS) as (address, apart):
+        walk = Walk(tmp_path, MEMBERS, address, apart)
+        for member in MEMBERS:
+            data = walk.home(member) / "data"
+            data.mkdir()
+            for path in sorted((ROOT / "coordinator").glob("[a-g]*.py")):
+                (data / path.name).write_bytes(path.read_bytes())
+        try:
+            yield walk
+        finally:
+            walk.close()
 
 
 def write(walk: Walk, file: File) -> None:

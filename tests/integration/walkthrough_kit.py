@@ -10,12 +10,13 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,14 +87,66 @@ class Ran:
             self.said.append(line.rstrip("\n"))
 
 
-class Walk:
-    """`root` holds a directory for the operator and for each of `members`."""
+@contextlib.contextmanager
+def hosts(members: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """The coordinator's address, and before each member's command what runs it on a host of its own.
 
-    def __init__(self, root: Path, members: Sequence[str]) -> None:
-        self.root, self.members = root, members
+    A host is a network namespace from which nothing but the coordinator's machine can be reached. Where
+    the machine allows none, all are on loopback.
+    """
+    made: list[str] = []
+    net = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
+    try:
+        for number, name in enumerate(members):
+            if not _host(made, f"b{number}n{os.getpid()}", net, 4 * number):
+                yield "127.0.0.1", {}
+                return
+        run = [["ip", "netns", "exec", name] for name in made]
+        yield f"{net}.1", dict(zip(members, run, strict=True))
+    finally:
+        for name in made:
+            _ip("netns", "del", name)
+
+
+def _host(made: list[str], name: str, net: str, at: int) -> bool:
+    """Make one, its link's near end at `net.at+1` and its own at `net.at+2`; False if that is not allowed."""
+    if shutil.which("ip") is None or not _ip("netns", "add", name):
+        return False
+    made.append(name)
+    inside = ("netns", "exec", name, "ip")
+    return all(
+        _ip(*words)
+        for words in (
+            ("link", "add", name, "type", "veth", "peer", "name", "up0", "netns", name),
+            ("addr", "add", f"{net}.{at + 1}/30", "dev", name),
+            ("link", "set", name, "up"),
+            (*inside, "addr", "add", f"{net}.{at + 2}/30", "dev", "up0"),
+            (*inside, "link", "set", "up0", "up"),
+            (*inside, "link", "set", "lo", "up"),
+            (*inside, "route", "add", "default", "via", f"{net}.{at + 1}"),
+        )
+    )
+
+
+def _ip(*words: str) -> bool:
+    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+
+
+class Walk:
+    """`root` holds a directory for the operator and for each of `members`. `apart` is what goes before the
+    command of a process that a member runs."""
+
+    def __init__(
+        self,
+        root: Path,
+        members: Sequence[str],
+        address: str = "127.0.0.1",
+        apart: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.root, self.members, self.apart = root, members, apart or {}
         self.began = time.monotonic()
         self.running: dict[str, Ran] = {}
-        self.known: dict[str, str] = {"coordinator.example.org": "127.0.0.1:0"}
+        self.known: dict[str, str] = {"coordinator.example.org": f"{address}:0"}
         for who in ("operator", *members):
             (root / who).mkdir()
 
@@ -146,7 +199,7 @@ class Walk:
         return code, out.getvalue(), err.getvalue()
 
     def _begin(self, who: str, line: str, printed: list[str]) -> None:
-        command = [sys.executable, "-m", *_words(line)]
+        command = [*self.apart.get(who, ()), sys.executable, "-m", *_words(line)]
         process = subprocess.Popen(
             command,
             cwd=self.home(who),
