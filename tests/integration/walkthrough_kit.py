@@ -97,7 +97,7 @@ def hosts(members: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
     made: list[str] = []
     net = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
     try:
-        for number, name in enumerate(members):
+        for number in range(len(members)):
             if not _host(made, f"b{number}n{os.getpid()}", net, 4 * number):
                 yield "127.0.0.1", {}
                 return
