@@ -37,7 +37,7 @@ def up(
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", hidden=True)] = None,
     as_json: Json = False,
     verbose: Verbose = False,
-) -> int:
+) -> Said:
     """Run this site's node until Ctrl-C. DIR is what `barnraise join` made.
 
     What has been begun is kept; started again, the node goes on with it.
@@ -46,7 +46,7 @@ def up(
 
     home = site.home_of(directory)
     _say(f"the node in {home} starts; barnraise node status --dir {shlex.quote(str(home))}")
-    return main(home, loud=True)
+    return {"ok": main(home, loud=True) == 0, "directory": str(home)}
 
 
 def status(
