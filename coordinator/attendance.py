@@ -206,5 +206,5 @@ def _heard(presence: Presence, name: str, message: pb.FromNode) -> None:
 def _end(last: Dismissed) -> None:
     if last.why == "displaced":
         raise refusals.displaced()
-    if last.why == "revoked":
+    if last.why in ("revoked", "left"):
         raise refusals.revoked()

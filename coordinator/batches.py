@@ -155,11 +155,19 @@ def closed_body(
     }
 
 
+REVOKED = "its member was revoked before the batch closed"
+
+
+def code_aside(reason: str) -> str:
+    """The code with which a reply was set aside for this reason."""
+    return "M112" if reason == REVOKED else "M109"
+
+
 def close(batch: Batch, body: Mapping[str, Any]) -> None:
     """Apply a `batch.closed` to its batch: set replies aside, mark it closed."""
     for order, reason in body["set_aside"].items():
         batch.accepted.pop(order, None)
-        batch.refused[order] = ("M109", reason)
+        batch.refused[order] = (code_aside(reason), reason)
     batch.closed, batch.void = body["reason"], body["void"]
 
 

@@ -25,7 +25,7 @@ from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.grid import DurableGrid, Terms
-from barnraise.coordinator.ledger import MEMBER, utc
+from barnraise.coordinator.ledger import MEMBER, REVOKED, utc
 from barnraise.coordinator.proposals import Proposal, proposal
 from barnraise.coordinator.rounds import Policy
 from barnraise.coordinator.runlog import RunLog
@@ -197,6 +197,9 @@ class Conduct:
         self.place = place_of(federation, run.root)
         self.log = log_of(federation, run)
         self.word = Word()
+        for known in federation.ledger.read().members.values():
+            if known.status == REVOKED:
+                self.word.exclude(known.name)
         self.app = self.proposal.agreement.app
         self.opened = self._opened()
 
@@ -231,22 +234,26 @@ class Conduct:
             stall_after=STALL_AFTER,
             word=self.word,
         )
-        with fleet_of(self) as fleet:
-            grid = DurableGrid(terms, self.log, self.federation.blobs, fleet, members, self.watch)
-            with flower.roster_is_final():
-                self._conduct(server, grid)
+        try:
+            with fleet_of(self) as fleet, flower.roster_is_final():
+                self._run(
+                    server,
+                    DurableGrid(terms, self.log, self.federation.blobs, fleet, members, self.watch),
+                )
+        except BarnraiseError as error:
+            if error.code != "F115":
+                raise
+            abort(self.log)
         return self._ended()
 
-    def _conduct(self, server: ServerApp, grid: DurableGrid) -> None:
+    def _run(self, server: ServerApp, grid: DurableGrid) -> None:
         secret = self.place.keep_secret(b"")
         try:
             conduct(server, grid, dict(self.work.config), secret, resumable=True)
         except BarnraiseError as error:
-            if error.code != "F115":
-                raise
-            if grid.live:
+            if error.code == "F115" and grid.live:
                 grid.close_open_batches()
-            abort(self.log)
+            raise
 
     def _ended(self) -> dict[str, Any]:
         """Publish the model, and tell of it."""

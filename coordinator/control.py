@@ -6,6 +6,7 @@ What is asked is answered by a function that it is given; it knows no verb.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from barnraise.protocols import control_pb2 as pb
 from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
 from barnraise.protocols.errors import BarnraiseError
 
+FAREWELL = 1.0  # seconds in which what was answered may still go out
+LOOK = 0.5  # seconds between two looks of a watch
 Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -30,9 +33,14 @@ class _Servicer(ControlServicer):
         return pb.Answer(json=self._answer(request.json))
 
     def Watch(self, request: pb.Question, context: grpc.ServicerContext) -> Iterator[pb.Answer]:
-        """The answer, and again whenever it may be another, until the caller has enough."""
-        while context.is_active():
-            yield pb.Answer(json=self._answer(request.json))
+        """The answer, and whenever it is another one, until the caller has enough."""
+        ended, told = threading.Event(), b""
+        context.add_callback(ended.set)
+        while not ended.is_set():
+            if (answer := self._answer(request.json)) != told:
+                told = answer
+                yield pb.Answer(json=answer)
+            ended.wait(LOOK)
 
     def _answer(self, data: bytes) -> bytes:
         try:
@@ -60,7 +68,7 @@ def listening(directory: Path, ask: Ask) -> Iterator[None]:
         server.start()
         yield
     finally:
-        server.stop(None).wait()
+        server.stop(FAREWELL).wait()
         threads.shutdown(wait=False)
         os.close(folder)
         path.unlink(missing_ok=True)

@@ -189,6 +189,7 @@ def _open_read_only(root: Path) -> Iterator[RunDirectory]:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
+    """Hold the directory's lock; D102 if another process does."""
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         fd = os.open(root / "lock", os.O_CREAT | os.O_RDWR, 0o600)

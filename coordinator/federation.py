@@ -21,6 +21,7 @@ from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.directory import locked
 from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.ledger import Ledger
+from barnraise.coordinator.log import Log
 from barnraise.protocols import files
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.errors import BarnraiseError
@@ -96,6 +97,7 @@ class Federation:
     journal: Journal
     blobs: RunBlobs
     ledger: Ledger
+    log: Log
 
     @property
     def name(self) -> str:
@@ -134,7 +136,7 @@ def found(root: Path, name: str, host: str, listen: str | None = None) -> Descri
         root.chmod(0o700)
         for folder in ("runs", "proposals", "incoming"):
             (root / folder).mkdir(exist_ok=True)
-        files.replace(root / "charter.toml", charter_template(name).encode())
+        files.keep(root / "charter.toml", charter_template(name).encode())
     with locked(root), closing(Authority.open(root / "federation", name)) as authority:
         authority.server_credentials(description.hosts, require_client=True)
         with closing(Journal(root / "journal.db")) as journal:
@@ -145,10 +147,9 @@ def found(root: Path, name: str, host: str, listen: str | None = None) -> Descri
 
 
 def _check_free(root: Path) -> None:
-    ours = {"federation", "journal.db", "lock", "charter.toml", "runs", "proposals", "incoming"}
-    ours |= {"journal.db-wal", "journal.db-shm", "blobs"}
+    ours = {"federation", "lock", "charter.toml", "runs", "proposals", "incoming"}
     held = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if other := sorted(held - ours):
+    if other := sorted(n for n in held - ours if not n.startswith("journal.")):
         raise BarnraiseError(
             "D101",
             f"{root} is in use for something else than a federation",
@@ -206,7 +207,9 @@ def opened(root: Path) -> Iterator[Federation]:
         blobs = stack.enter_context(closing(RunBlobs(root / "blobs")))
         ledger = Ledger(journal)
         ledger.catch_up(authority)
-        yield Federation(root, description, authority, journal, blobs, ledger)
+        log = Log(root / "journal.db", authority.log_key, description.name)
+        with closing(log):
+            yield Federation(root, description, authority, journal, blobs, ledger, log)
 
 
 def charter_template(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from barnraise.coordinator.batches import code_aside
 from barnraise.coordinator.directory import opened
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.runlog import RunLog
@@ -85,7 +86,7 @@ class _Gathered:
                 self.refused[body["member"]] = f"{body['code']}: {body['reason']}"
         elif entry.type == "batch.closed":
             for order, reason in body["set_aside"].items():
-                self.refused[self.members[order]] = f"M109: {reason}"
+                self.refused[self.members[order]] = f"{code_aside(reason)}: {reason}"
             if body["batch"] in self.train:
                 self.accepted |= {self.members[order] for order in body["accepted"]}
                 self.absent, self.void = tuple(body["absent"]), body["void"]

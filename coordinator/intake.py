@@ -15,6 +15,7 @@ import numpy as np
 
 from barnraise.coordinator.fleet import Delivery
 from barnraise.protocols import codecs, statements
+from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.content import Arrays, ContentError, Envelope, Values
 from barnraise.protocols.tensors import BlobError, Spec
 
@@ -222,6 +223,8 @@ def _signed(expected: Expectation, delivery: Delivery) -> Verdict | None:
     except statements.StatementError as error:
         return _refuse("M103", str(error))
     stated = {**expected.payload, "content": delivery.content}
+    if is_digest(policy := payload.get("policy")):
+        stated["policy"] = str(policy)  # the site's own: which it is, is the site's to say
     for key in sorted(stated.keys() | payload.keys()):
         if payload.get(key) != stated.get(key):
             return _refuse("M103", f"its statement names another {key}")

@@ -235,8 +235,16 @@ class Live:
             self._fleet.withdraw({o.id: o.member.name for o in pending})
 
     def _set_aside(self, batch: Batch) -> dict[str, str]:
-        """Replies that would end a Flower strategy. What was pushed may be with the app already."""
-        if self._terms.mixed_replies or batch.kind != "send" or batch.category == "query":
+        """Replies of members that were revoked meanwhile, and such as would end a Flower strategy.
+
+        What was pushed may be with the app already.
+        """
+        if batch.kind != "send":
             return {}
         replies = {o: batch.accepted[o] for o in batch.orders if o in batch.accepted}
-        return outliers({o: self._evidence.envelope(content) for o, content in replies.items()})
+        gone = self._terms.word.excluded(batch.orders[o].member.name for o in replies)
+        aside = {o: batches.REVOKED for o in replies if batch.orders[o].member.name in gone}
+        if self._terms.mixed_replies or batch.category == "query":
+            return aside
+        left = {o: self._evidence.envelope(c) for o, c in replies.items() if o not in aside}
+        return aside | outliers(left)

@@ -7,6 +7,7 @@ only if it is signed by the key that the agreement, or the record, has for it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +45,8 @@ class Membership(MembershipServicer):
     def Proposals(
         self, request: pb.ProposalsRequest, context: grpc.ServicerContext
     ) -> pb.ProposalList:
-        """The standing proposals that name the caller as a member."""
+        """The standing proposals that name the caller as a member; this machine's clock as metadata."""
+        context.send_initial_metadata((("clock", str(time.time())),))
         return pb.ProposalList(proposals=[self._said(p) for p in self._mine()])
 
     def _mine(self) -> list[Proposal]:
@@ -111,7 +113,8 @@ class Membership(MembershipServicer):
             raise refusals.no_statement("it leaves another federation, or for another member")
         held = holdings(federation, member.name)
         leave(federation, member, statement)
-        self._left(member.name)
+        if not context.add_callback(lambda: self._left(member.name)):  # once the answer is out
+            self._left(member.name)
         return pb.LeaveReply(models=held)
 
 

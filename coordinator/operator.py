@@ -266,10 +266,10 @@ class Operator:
 
     def abort(self, run: str | None = None) -> Answer:
         """End a run without a result: the open one, or one that stopped. Raises F112, F113."""
-        if self.floor is not None and (current := self.floor.run) is not None:
-            if run in (None, current.name, current.run):
-                self.floor.abort()
-                return {"run": current.name}
+        current = self.floor.run if self.floor is not None else None
+        if self.floor is not None and current and run in (None, current.name, current.run):
+            self.floor.abort()
+            return {"run": current.name}
         found = campaigns.named(self.federation, run) if run else self._unfinished()
         if campaigns.state_of(self.federation, found) in (campaigns.FINISHED, campaigns.ABORTED):
             raise _none_open(f"{found.name} has ended")

@@ -54,6 +54,8 @@ NAMED = 8  # more members than these are counted
 STARTS = "it starts once all have attended"
 FAREWELL = 2.0  # seconds in which sessions may hear their dismissal
 
+REVOKED = "the federation's operator has revoked this member"
+
 T = TypeVar("T")
 VerdictOf = Callable[[str, str], Receipt | None]
 
@@ -389,10 +391,10 @@ class SessionFleet:
         self._authority.revoke(name)
         self.expel(name)
 
-    def expel(self, name: str) -> None:
-        """End what a member does whose admission another has ended."""
+    def expel(self, name: str, why: str = "revoked", text: str = REVOKED) -> None:
+        """End what a member does whose admission has ended; `why` is "revoked" or "left"."""
         if name in self._desks:
-            self._expel(name, FAREWELL)
+            self._expel(name, FAREWELL, why, text)
         else:
             self.calls.cut(name)
 
@@ -406,17 +408,17 @@ class SessionFleet:
             self._stirred = True
             self._bell.notify_all()
 
-    def _expel(self, name: str, farewell: float) -> None:
+    def _expel(self, name: str, farewell: float, why: str = "revoked", text: str = REVOKED) -> None:
         desk = self._desks[name]
         with self._bell:
             self._revoked.add(name)
             self._stirred = True
             self._bell.notify_all()
         self.calls.cut(name, spare="Attend")
-        desk.dismiss("revoked", "the federation's operator has revoked this member")
+        desk.dismiss(why, text)
         self.calls.wait_until_gone(name, farewell)
         self.calls.cut(name)
-        self._presence.state(name, "revoked")
+        self._presence.state(name, why)
 
     def _cut_if_stuck(self, name: str) -> None:
         if self._desks[name].stuck(self.settings.patience):

@@ -1,4 +1,4 @@
-"""The operator's word to a run that goes on: close the batch that is open now, or end the run.
+"""The operator's word to a run that goes on: close the batch that is open, leave a member out, end the run.
 
 Said in any thread; heeded in the Grid's, at its next look. `Fleet.stir` makes it look.
 """
@@ -6,6 +6,7 @@ Said in any thread; heeded in the Grid's, at its next look. `Fleet.stir` makes i
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from barnraise.coordinator.rounds import Decision
 from barnraise.protocols.errors import BarnraiseError
@@ -17,6 +18,7 @@ class Word:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._close = self._abort = False
+        self._excluded: set[str] = set()
 
     def close(self) -> None:
         """Close the open batch as it stands."""
@@ -27,6 +29,16 @@ class Word:
         """End the run."""
         with self._lock:
             self._abort = True
+
+    def exclude(self, member: str) -> None:
+        """Leave out what this member, which was revoked, has given to a batch that is still open."""
+        with self._lock:
+            self._excluded.add(member)
+
+    def excluded(self, members: Iterable[str]) -> set[str]:
+        """Which of these are to be left out."""
+        with self._lock:
+            return self._excluded.intersection(members)
 
     @property
     def aborted(self) -> bool:

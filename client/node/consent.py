@@ -252,6 +252,7 @@ def approval_for(
         work.component,
         dict(node_config),
         dict(work.config),
+        members=dict(proposal.agreement.members),
     )
     return approval, proposal.agreement.charter
 

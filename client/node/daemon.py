@@ -22,15 +22,21 @@ import grpc
 from barnraise.client import enrol
 from barnraise.client.channel import open_channel
 from barnraise.client.keys import Membership, NodeKeys, not_enrolled
-from barnraise.client.node import misconduct, sandbox
+from barnraise.client.node import leaving, misconduct, sandbox
 from barnraise.client.node.approval import FILE, Approval
 from barnraise.client.node.backoff import delay
+from barnraise.client.node.gate import Errand, Gate
+from barnraise.client.node.life import Life
 from barnraise.client.node.link import OPTIONS
 from barnraise.client.node.logs import node_log
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Node, Site, Stop
+from barnraise.client.node.policy_file import FILE as POLICY
+from barnraise.client.node.sent import FILE as SENT
+from barnraise.client.node.sent import Sent
 from barnraise.client.node.witness import Witness
 from barnraise.protocols import allocator, files, pki, statements
+from barnraise.protocols.apps import code_kept
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member
 from barnraise.protocols.invite import Invite
@@ -40,11 +46,11 @@ KEPT_FREE = 64 << 20  # bytes of memory that are not given back after a transfer
 RENEWAL_EVERY = 60.0  # seconds between two looks at the certificate
 
 
-def main(node_dir: Path, parent: int | None = None) -> int:
+def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> int:
     """Run the node in this process until it is told to end; its exit status.
 
     `parent` is the process without which it is not to live. What goes wrong is told in `logs/node.log`
-    and on standard error. SIGTERM and SIGINT end it with status 0.
+    and on standard error, with `loud` whatever else happens too. SIGTERM and SIGINT end it with status 0.
     """
     if parent is not None:
         sandbox.end_with_parent(signal.SIGKILL, parent)
@@ -57,7 +63,7 @@ def main(node_dir: Path, parent: int | None = None) -> int:
     log = logging.getLogger("barnraise.node")
     try:
         with files.disk_errors(home), locked(home):
-            log = node_log(home / "logs")
+            log = node_log(home / "logs", loud=loud)
             return _run(home, mail, log)
     except BarnraiseError as error:
         log.error("%s", error)
@@ -68,15 +74,45 @@ def main(node_dir: Path, parent: int | None = None) -> int:
 
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:
+    """For the one run that `approved.json` names, or, without it, for a federation's runs."""
     misconduct.check(home)
+    if not (home / FILE).exists():
+        return _live(home, log)
     approval = Approval.read(home)
     approval.check_code()
     if not _join(home, mail, log):
         return 0
     site = _site(home, approval, log)
     log.info("%s: node of run %s starts", site.member, approval.run)
+    sent = Sent(home / SENT, durable=(home / POLICY).exists())
+    try:
+        with _renewing(home, log):
+            gate = Gate(home, sent, Errand(approval.run, approval.app), code_kept(approval.code))
+            return Node(home, approval, site, mail, log, gate).run()
+    finally:
+        sent.close()
+
+
+def _live(home: Path, log: logging.Logger) -> int:
+    """Raises N115, N116."""
+    if leaving.left(home) is not None:
+        raise BarnraiseError(
+            "N116",
+            f"the node in {home} has left its federation",
+            "its leaving is on record at the coordinator",
+            next="join with a new invite, in another directory",
+        )
+
+    def site() -> Site:
+        """Anew for each of its phases: a witness lives as long as the one who asks it."""
+        return _membership(home, log)[0]
+
+    keys, membership = NodeKeys.open(home), Membership.read(home)
+    if membership is None:
+        raise not_enrolled(home)
+    log.info("%s: node of the federation %s starts", membership.member, membership.federation)
     with _renewing(home, log):
-        return Node(home, approval, site, mail, log).run()
+        return Life(home, membership, site, keys.public_key, log).run()
 
 
 @contextmanager
@@ -134,10 +170,7 @@ def _join(home: Path, mail: Mailbox, log: logging.Logger) -> bool:
 
 def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
     """The member's keys, for the run that was approved. Raises N115, N116, N302."""
-    keys, membership = NodeKeys.open(home), Membership.read(home)
-    if membership is None:
-        raise not_enrolled(home)
-    keys.channel_credentials()
+    site, _, membership = _membership(home, log)
     if membership.federation != approval.federation:
         raise BarnraiseError(
             "N302",
@@ -146,8 +179,18 @@ def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
             "the node was not started",
             next="approve the run again in the directory of that federation's node",
         )
+    return site
+
+
+def _membership(home: Path, log: logging.Logger) -> tuple[Site, NodeKeys, Membership]:
+    """Who this node is. Raises N115, N116."""
+    membership = Membership.read(home)
+    if membership is None:
+        raise not_enrolled(home)
+    keys = NodeKeys.open(home)
+    keys.channel_credentials()
     member = Member(membership.member, keys.public_key)
-    return Site(
+    site = Site(
         member.name,
         member.node_id,
         keys.secret,
@@ -156,6 +199,7 @@ def _site(home: Path, approval: Approval, log: logging.Logger) -> Site:
         partial(_connect, home, keys),
         Witness(home, member.name, keys.identity, membership.log_key, log),
     )
+    return site, keys, membership
 
 
 def _connect(home: Path, keys: NodeKeys) -> grpc.Channel:

@@ -241,6 +241,11 @@ class Desk:
         return {order.content for order in orders}
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is begun, and nothing waits to be delivered or for its receipt."""
+        return self._working is None and not self._kept
+
+    @property
     def expecting(self) -> bool:
         """Whether a content is being fetched, or is still to be."""
         waiting = any(order.id not in self._fetched for order in self._queue)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import consent, policy_file
+from barnraise.client.node.confinement import Confinement
 from barnraise.client.node.norms import update_norms
+from barnraise.client.node.plain import Words
 from barnraise.client.node.policy import (
     Allowed,
     Facts,
@@ -28,10 +30,14 @@ from barnraise.client.node.policy import (
 )
 from barnraise.client.node.processor import Meter
 from barnraise.client.node.sent import Sent, Under
+from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.apps import Code
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.content import Arrays, Envelope, Values
 from barnraise.protocols.errors import BarnraiseError
 
+MEMORY = 0.2  # seconds for which a decision holds
+QUIET = 5.0  # seconds between two looks while nothing is held back
 LOOK = 1.0  # seconds for which what was read of the files holds; a command's word makes it look at once
 TRAIN = "train"
 MEASURED = (TRAIN, "evaluate")
@@ -59,8 +65,11 @@ class Gate:
         home: Path,
         sent: Sent,
         errand: Errand = Errand(),
+        code: Code | None = None,
         clock: Callable[[], datetime] = _local,
     ) -> None:
+        """`code` is the approved app's, whose names an error may say."""
+        self.sovereign = bool(errand.agreement) or (home / policy_file.FILE).exists()
         self._home, self._sent, self._errand, self._clock = home, sent, errand, clock
         self._meter = Meter()
         self._read_at = float("-inf")
@@ -70,8 +79,10 @@ class Gate:
         self._hindered: Mapping[str, str] = {}
         self._said = ""
         self._paused, self._runs = "", frozenset[str]()
-        self.draining = False
-        self.refused: dict[str, str] = {}  # an order -> why its reply may not leave now
+        self._draining = False
+        self._decided: tuple[float, Allowed | Held] | None = None
+        self._withheld: dict[str, str] = {}  # an order -> why its reply may not leave now
+        self._words = Words(code or {}) if self.sovereign else None
         self.look()
 
     # --- what is allowed --------------------------------------------------------------------------
@@ -88,7 +99,7 @@ class Gate:
 
     def look(self) -> None:
         """Read what the admin may have changed. A policy that cannot be read holds everything back."""
-        self._read_at = time.monotonic()
+        self._read_at, self._decided = time.monotonic(), None
         self._paused, self._runs = consent.paused(self._home), consent.runs(self._home)
         path = self._home / policy_file.FILE
         try:
@@ -113,8 +124,14 @@ class Gate:
 
     def decide(self) -> Allowed | Held:
         """Whether work may be taken up now."""
-        if time.monotonic() - self._read_at > LOOK:
+        now = time.monotonic()
+        if now - self._read_at > LOOK:
             self.look()
+        if self._decided is None or now - self._decided[0] > MEMORY:
+            self._decided = (now, self._judged())
+        return self._decided[1]
+
+    def _judged(self) -> Allowed | Held:
         if self._unreadable:
             return Held(self._unreadable)
         started = may_start(self._policy, self._hindered)
@@ -122,10 +139,49 @@ class Gate:
             return started
         return may_run(self._policy, self._facts())
 
+    def drain(self) -> None:
+        """Take nothing up any more."""
+        self._draining, self._decided = True, None
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """What the worker is not cut off from, with the reasons."""
+        return {what: why for what, why in self._hindered.items() if why}
+
     def hindered(self, hindered: Mapping[str, str]) -> bool:
         """Told what the worker is not cut off from; whether it may go on all the same."""
-        self._hindered = hindered
+        self._hindered, self._decided = hindered, None
         return isinstance(may_start(self._policy, hindered), Allowed)
+
+    def confinement(self) -> Confinement | None:
+        """What the worker is to be confined to; None in a simulation, where it may use what its user may."""
+        if not self.sovereign:
+            return None
+        directories = self._policy.data.directories
+        return Confinement(tuple(directories), self._policy.isolation.required)
+
+    def node_config(self) -> dict[str, bool | int | float | str]:
+        """What the policy has the app be told of this site."""
+        told = dict(self._policy.data.config)
+        if self._policy.data.directories:
+            told.setdefault("data", self._policy.data.directories[0])
+        return told
+
+    def agreements(self) -> list[str]:
+        """Under which agreement the errand is, as a session says it."""
+        return [self._errand.agreement] if self._errand.agreement else []
+
+    def patience(self) -> float:
+        """Seconds after which to look again without being told to."""
+        return LOOK if isinstance(self.decide(), Held) or self._withheld else QUIET
+
+    def withheld(self) -> str:
+        """Why a reply that is ready does not leave now; "" if none is kept back."""
+        return next(iter(self._withheld.values()), "")
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
 
     def _facts(self) -> Facts:
         now, errand = self._clock(), self._errand
@@ -139,10 +195,22 @@ class Gate:
             errand.run,
             self._runs,
             self._paused,
-            self.draining,
+            self._draining,
         )
 
     # --- what is used -----------------------------------------------------------------------------
+
+    def spoken(self, message: pb.FromNode) -> None:
+        """A message leaves in the session. Any thread; it is counted, and written down later."""
+        kind = message.WhichOneof("said") or "nothing"
+        what, detail = "", dict[str, Any]()
+        match kind:
+            case "state":
+                what = f"held: {message.state.held}" if message.state.held else message.state.state
+            case "progress":
+                said = message.progress
+                what, detail = f"{said.what} of {said.order}", {"done": said.done, "of": said.total}
+        self._sent.said(kind, what, message.ByteSize(), time.time(), **detail)
 
     def took_up(self, kind: str) -> None:
         """An order of this kind is being worked on from now on."""
@@ -157,20 +225,24 @@ class Gate:
 
     def _use(self, **used: Any) -> None:
         self._sent.use(f"{self._clock():%Y-%m-%d}", **used)
+        self._decided = None
 
     # --- what leaves ------------------------------------------------------------------------------
 
-    def forbids(
-        self, kind: str, order: Envelope, reply: Envelope, blob: Callable[[str], Path]
-    ) -> str:
-        """Why this reply to an order of this kind must never leave; "" if it may. Queries, which ask for
-        no update, are not measured. `blob` finds a file by digest."""
-        measured = kind.partition(".")[0] in MEASURED and reply.failure is None
-        if self._policy.limits.update_norm is None or not measured:
-            return ""
+    def measures(self, kind: str) -> bool:
+        """Whether replies to orders of this kind are measured. Queries, which ask for no update, are not."""
+        limited = self._policy.limits.update_norm is not None
+        return limited and kind.partition(".")[0] in MEASURED
+
+    def forbids(self, order: Envelope, reply: Envelope, blob: Callable[[str], Path]) -> str:
+        """Why this reply to this order must never leave; "" if it may. `blob` finds a file by digest."""
         norms = update_norms(order, reply, blob, self._errand.coded)
         said = may_say(self._policy, norms)
         return said.reason if isinstance(said, Forbidden) else ""
+
+    def plain(self, reason: str) -> str:
+        """An error's reason as it may leave. A simulation's leaves as it is."""
+        return self._words.plain(reason) if self._words is not None else reason
 
     def leaves(self, order: str, reply: Envelope, size: int) -> Allowed | Held | Forbidden:
         """Whether a committed reply may leave now; if so it is on record when this returns. Raises N320."""
@@ -178,15 +250,14 @@ class Gate:
             return Held(self._unreadable)
         decided = may_leave(self._policy, self._facts(), size)
         if isinstance(decided, Held):
-            self.refused[order] = str(decided)
+            self._withheld[order] = str(decided)
         if not isinstance(decided, Allowed):
             return decided
-        self.refused.pop(order, None)
+        self._withheld.pop(order, None)
         error = reply.failure is not None
         detail = {"reason": reply.failure.reason} if reply.failure is not None else _said(reply)
         content = digest(reply.encode())
         now = self._clock().timestamp()
-        self._sent.flush()
         self._sent.reply(order, content, size, self.under, now, error=error, **detail)
         return decided
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping
@@ -20,9 +21,10 @@ from typing import Any, cast
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from barnraise.client.node import failpoints, frames
+from barnraise.client.node import confinement, failpoints, frames
 from barnraise.client.node.room import when_there_is_room
 from barnraise.client.node.spares import Spares
+from barnraise.client.node.tries import Watch
 from barnraise.protocols import flower, progress
 from barnraise.protocols.apps import BUILT_IN
 from barnraise.protocols.content import ContentError, Envelope, Failure
@@ -33,6 +35,7 @@ from barnraise.protocols.tensors import BlobError, Spec, open_blob
 OUT_OF_MEMORY = 77
 _PIECE = 1 << 20
 _PROGRESS_EVERY = 0.1  # seconds
+_speaking = threading.RLock()
 
 
 def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
@@ -43,6 +46,8 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
     files = Files(
         [Path(p) for p in start["stores"]], Path(start["outgoing"]), Spares(Path(start["spares"]))
     )
+    if watched := start.get("watched"):
+        _watch(own, watched)
     app, failure = _load(start["client"], Path(start["code"]))
     frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
     while (asked := frames.receive(own)) is not None:
@@ -52,7 +57,7 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
             partial(files.put, [answer.envelope.encode()]), _Listener(own, asked["id"])
         )
         failpoints.reach("worker:encoded")
-        frames.send(
+        _send(
             own,
             {
                 "said": "done",
@@ -62,6 +67,22 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
                 "carry": answer.carry,
             },
         )
+
+
+def _send(own: socket.socket, message: Mapping[str, Any]) -> None:
+    with _speaking:
+        frames.send(own, message)
+
+
+def _watch(own: socket.socket, watched: Mapping[str, Any]) -> None:
+    """Tell what the code tries."""
+    reading = [*map(str, confinement.reading_anywhere()), *watched["reading"]]
+    writing = [*watched["writing"], "/dev/null", "/dev/shm"]
+
+    def tell(what: str, where: str) -> None:
+        _send(own, {"said": "tried", "what": what, "where": where})
+
+    Watch(reading, writing, tell).begin()
 
 
 class _Answer:
@@ -173,7 +194,7 @@ class _Listener:
             return
         self._last = now
         said = {"what": str(what)[:80], "done": int(done), "total": int(total)}
-        frames.send(self._own, {"said": "progress", "order": self._order, **said})
+        _send(self._own, {"said": "progress", "order": self._order, **said})
 
 
 # --- files ----------------------------------------------------------------------------------------

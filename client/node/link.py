@@ -20,7 +20,7 @@ from barnraise.client.node.backoff import delay
 from barnraise.client.node.transfers import BulkStub
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.federation_pb2_grpc import SessionStub, TransparencyStub
+from barnraise.protocols.federation_pb2_grpc import MembershipStub, SessionStub, TransparencyStub
 from barnraise.protocols.transfers import CHANNEL_OPTIONS
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
@@ -29,6 +29,7 @@ SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
 AGAIN = 0.05  # seconds
+MOST_SAID = 500  # characters of why a site holds back
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class _Outgoing:
     It is said `AGAIN` seconds after the last word at the earliest: what has passed by then is never said.
     """
 
-    def __init__(self, hello: pb.Hello) -> None:
+    def __init__(self, hello: pb.Hello, leaving: Callable[[pb.FromNode], None]) -> None:
+        self._leaving = leaving
         self._changed = threading.Condition()
         self._waiting: dict[str, pb.FromNode] = {"hello": pb.FromNode(hello=hello)}
         self._open = True
@@ -75,13 +77,17 @@ class _Outgoing:
                 if not self._open:
                     return
                 message = self._waiting.pop(next(iter(self._waiting)))
+            self._leaving(message)
             yield message
             with self._changed:
                 self._changed.wait_for(lambda: not self._open, AGAIN)
 
 
 class Link:
-    """`tell` is called in the link's thread, and may block; `connect` and `hello` at each attempt."""
+    """`tell` is called in the link's thread, and may block; `connect` and `hello` at each attempt.
+
+    `leaving` is called with each message before it leaves, in a thread of gRPC's.
+    """
 
     def __init__(
         self,
@@ -89,7 +95,9 @@ class Link:
         hello: Callable[[], pb.Hello],
         tell: Callable[[Heard | Cut], None],
         draw: Callable[[], float] = random.random,
+        leaving: Callable[[pb.FromNode], None] = lambda message: None,
     ) -> None:
+        self._leaving = leaving
         self._connect, self._hello, self._tell, self._draw = connect, hello, tell, draw
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -116,6 +124,11 @@ class Link:
         with self._lock:
             return None if self._channel is None else BulkStub(self._channel)
 
+    def membership(self) -> MembershipStub | None:
+        """For proposals and signatures over the connection of now; None if there is none."""
+        with self._lock:
+            return None if self._channel is None else MembershipStub(self._channel)
+
     def transparency(self) -> TransparencyStub | None:
         with self._lock:
             return None if self._channel is None else TransparencyStub(self._channel)
@@ -127,9 +140,9 @@ class Link:
                 self._outgoing.put(message.WhichOneof("said") or "", message)
             return self._outgoing is not None
 
-    def state(self, state: str, order: str) -> None:
+    def state(self, state: str, order: str, held: str = "") -> None:
         """Say this in the session of now, and at the beginning of each that follows."""
-        message = pb.FromNode(state=pb.State(state=state, order=order))
+        message = pb.FromNode(state=pb.State(state=state, order=order, held=held[:MOST_SAID]))
         with self._lock:
             self._state = message
             if self._outgoing is not None:
@@ -158,7 +171,7 @@ class Link:
         """One session: whether anything was heard in it, and why it ended."""
         heard = False
         try:
-            channel, outgoing = self._connect(), _Outgoing(self._hello())
+            channel, outgoing = self._connect(), _Outgoing(self._hello(), self._leaving)
         except (BarnraiseError, OSError) as error:
             return heard, str(error)
         try:

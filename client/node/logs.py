@@ -13,8 +13,8 @@ WORKER_LOG = 8 << 20
 """Bytes in a log's file; one older file is kept beside it."""
 
 
-def node_log(directory: Path) -> logging.Logger:
-    """The daemon's log: `logs/node.log`, and warnings to standard error as well."""
+def node_log(directory: Path, *, loud: bool = False) -> logging.Logger:
+    """The daemon's log: `logs/node.log`, and warnings, or with `loud` all of it, to standard error."""
     directory.mkdir(exist_ok=True)
     log = logging.getLogger("barnraise.node")
     log.handlers.clear()
@@ -22,10 +22,10 @@ def node_log(directory: Path) -> logging.Logger:
     log.propagate = False
     file = RotatingFileHandler(directory / "node.log", maxBytes=NODE_LOG, backupCount=1)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loud = logging.StreamHandler(sys.stderr)
-    loud.setLevel(logging.WARNING)
+    told = logging.StreamHandler(sys.stderr)
+    told.setLevel(logging.INFO if loud else logging.WARNING)
     log.addHandler(file)
-    log.addHandler(loud)
+    log.addHandler(told)
     return log
 
 

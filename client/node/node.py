@@ -16,53 +16,46 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import grpc
-
-from barnraise.client.node import failpoints, misconduct, receipts, transfers
+from barnraise.client.node import failpoints, handing, misconduct, outgoing, receipts, transfers
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
+from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link, Teller
 from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.policy import Allowed, Forbidden, Held
 from barnraise.client.node.room import STATE, WAITING, Room
+from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
 from barnraise.client.node.spool import Answer, Spool
-from barnraise.client.node.supervisor import Done, Gone, Progress, Ready, Said, Worker
-from barnraise.client.node.witness import Caught, Proved, Witness
+from barnraise.client.node.supervisor import (
+    Done,
+    Gone,
+    Progress,
+    Ready,
+    Refused,
+    Said,
+    Tried,
+    Worker,
+)
+from barnraise.client.node.witness import Caught, Proved
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, statements, witnessing
 from barnraise.protocols.content import ContentError, Failure
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.randomness import derive
 from barnraise.protocols.witnessing import Misconduct
 
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
+__all__ = ["Look", "Node", "Site", "Stop"]
+TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
-NEVER_TAKEN = frozenset({"N205", "N207", "N208"})  # no repetition makes such a reply acceptable
+NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
 OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misconduct
 SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
-
-
-@dataclass(frozen=True)
-class Site:
-    """Who this node is: what of the member's keys the daemon works with."""
-
-    member: str
-    node_id: int
-    secret: bytes
-    log_key: bytes
-    sign: Callable[[Mapping[str, str]], Mapping[str, Any]]
-    connect: Callable[[], grpc.Channel]
-    witness: Witness
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The node is to end."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +74,17 @@ class Node:
     """Everything is owned by the thread that calls `run`."""
 
     def __init__(
-        self, home: Path, approval: Approval, site: Site, mail: Mailbox, log: logging.Logger
+        self,
+        home: Path,
+        approval: Approval,
+        site: Site,
+        mail: Mailbox,
+        log: logging.Logger,
+        gate: Gate,
+        visit: Callable[[Link], None] = lambda link: None,
     ) -> None:
+        """`visit` is called when there is something to ask the coordinator for."""
+        self._gate, self._visit = gate, visit
         self._approval, self._site, self._mail, self._log = approval, site, mail, log
         self._home, self._approved = home, site.witness.approved(approval)
         with files.disk_errors(home):
@@ -90,10 +92,13 @@ class Node:
             receipts.mend(home)
         kept = self._spool.kept
         self._desk = Desk(approval.run, kept.replies, kept.done, random.random)
-        self._worker = Worker(home, approval.memory, mail.post)
-        self._link = Link(site.connect, self._hello, self._look)
+        self._worker = Worker(home, approval.memory, mail.post, gate.confinement())
+        self._link = Link(site.connect, self._hello, self._look, leaving=gate.spoken)
         site.witness.speak(self._link.say)
         self._room = Room(self._spool.root, mail, Stop, self._say_full, log)
+        self._held: Allowed | Held = Allowed()
+        self.tries = 0
+        self.over = False  # the coordinator has said that the run is
         self._alive = False
         self._sweep_at = math.inf
         self._admitted = False
@@ -101,7 +106,8 @@ class Node:
         self._let_go = ""  # the last order withdrawn before it was begun; read by its fetch as well
         self._last_content: set[str] = set()
         self._last_cut = ""
-        self._said_state = ("", "")
+        self._said_state = ("", "", "")
+        self._since = time.time()
         self._ending: BarnraiseError | int | None = None
 
     def run(self) -> int:
@@ -114,6 +120,7 @@ class Node:
                     self._hear(self._mail.take(self._patience()))
         finally:
             self._link.stop()
+            self._gate.metered(self._worker.process, at_work=False)
             self._worker.stop()
             self._site.witness.close()
         if isinstance(self._ending, BarnraiseError):
@@ -124,24 +131,29 @@ class Node:
 
     def _act(self) -> None:
         now = time.monotonic()
-        if not self._alive and now >= self._desk.restart_at:
+        self._held = self._gate.decide()
+        free = isinstance(self._held, Allowed)
+        if not self._alive and now >= self._desk.restart_at and (free or self._desk.working):
             self._start_worker()
-        if self._alive and (order := self._desk.next_work()) is not None:
+        if free and self._alive and (order := self._desk.next_work()) is not None:
+            self._gate.took_up(order.type)
             self._hand_over(order)
         stub = self._link.exchange()
-        if stub is not None and (order := self._desk.next_fetch(now)) is not None:
+        if free and stub is not None and (order := self._desk.next_fetch(now)) is not None:
             self._in_thread("fetch", self._fetch, stub, order)
         if stub is not None and (reply := self._desk.next_delivery(now)) is not None:
             self._deliver(stub, reply)
+        if self._gate.draining and self._desk.empty:
+            self._ending = 0
         self._say_state()
         self._sweep_if_due()
 
-    def _patience(self) -> float | None:
-        """Seconds until something may be due without a new fact; None for no such time."""
+    def _patience(self) -> float:
+        """Seconds until something may be due without a new fact."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
         if not self._desk.expecting:
             wake = min(wake, self._sweep_at)
-        return None if wake == math.inf else max(0.0, wake - time.monotonic())
+        return max(0.0, min(wake - time.monotonic(), self._gate.patience()))
 
     def _say_state(self) -> None:
         state, order = self._desk.state()
@@ -151,15 +163,35 @@ class Node:
             state = STATE
         if state == "idle" and self._refusing:
             state = f"refusing: {self._refusing}"
-        if (state, order) != self._said_state:
-            self._said_state = (state, order)
-            self._link.state(state, order)
+        held = str(self._held) if isinstance(self._held, Held) else self._gate.withheld()
+        if (state, order, held) != self._said_state:
+            self._said_state, self._since = (state, order, held), time.time()
+            self._link.state(state, order, held)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is going on, for whoever asks on this machine; called in another thread."""
+        state, order, held = self._said_state
+        working = self._desk.working
+        return {
+            "run": self._approval.run,
+            "app": self._approval.app,
+            "state": state,
+            "order": order,
+            "held": held,
+            "since": self._since,
+            "round": working.round if working is not None else None,
+            "connected": self._admitted,
+            "cut": self._last_cut,
+            "refusing": self._refusing,
+            "hindered": dict(self._gate.missing),
+            "tries": self.tries,
+        }
 
     def _say_full(self, state: str) -> None:
         _, order = self._desk.state()
-        if (state, order) != self._said_state:
-            self._said_state = (state, order)
-            self._link.state(state, order)
+        if self._said_state[:2] != (state, order):
+            self._said_state, self._since = (state, order, self._said_state[2]), time.time()
+            self._link.state(*self._said_state)
 
     def _hear(self, fact: Any) -> None:
         match fact:
@@ -182,6 +214,9 @@ class Node:
                 self._delivered(fact)
             case Stop():
                 self._ending = 0
+            case Look():
+                self._gate.look()
+                self._visit(self._link)
 
     # --- the coordinator --------------------------------------------------------------------------
 
@@ -191,6 +226,7 @@ class Node:
             app=self._approval.app,
             version=version("barnraise"),
             clock=time.time(),
+            agreements=self._gate.agreements(),
             log_size=self._site.witness.size,
         )
 
@@ -225,6 +261,8 @@ class Node:
                 self._withdrawn(message.withdrawn.order)
             case "dismissal":
                 self._dismissed(message.dismissal)
+            case "notice":
+                self._visit(self._link)
 
     def _welcome(self, welcome: pb.Welcome, proved: Proved | None) -> None:
         """Hold what the coordinator says it is against what this site approved."""
@@ -234,6 +272,9 @@ class Node:
         apart = abs(welcome.clock - time.time())
         if apart > CLOCKS_APART:
             self._log.warning("the coordinator's clock and this one are %.0f s apart", apart)
+        if said != wanted and self._gate.agreements():
+            self._ending, self.over = 0, True  # its run is not open now: what is, is seen afresh
+            return
         if said != wanted:
             self._refuse(f"the coordinator runs {said}, and this site approved {wanted}")
             return
@@ -244,21 +285,10 @@ class Node:
         self._log.info("attending as %s", site.member)
         self._admitted, self._refusing, self._last_cut = True, "", ""
         self._desk.attended()
+        self._visit(self._link)
 
     def _order(self, said: pb.Order, proved: Proved | None) -> None:
-        names = (
-            "id",
-            "run",
-            "batch",
-            "round",
-            "type",
-            "group",
-            "content",
-            "ttl",
-            "created",
-            "size",
-        )
-        order = Order(**{name: getattr(said, name) for name in names})
+        order = Order(**{one.name: getattr(said, one.name) for one in fields(Order)})
         unproved = proved is None and order.run == self._approval.run
         if proved is not None and order.run == self._approval.run:
             seen = (order.id, order.batch, order.type, order.group, order.content)
@@ -280,12 +310,8 @@ class Node:
 
     def _receipt(self, statement: bytes, proved: Proved | None) -> None:
         """Forget a reply, if the federation's log says, and proves, its verdict (DESIGN §6)."""
-        name = f"{self._approval.federation}/log"
         try:
-            envelope = json.loads(statement)
-            receipt = statements.verify(self._site.log_key, name, "receipt", envelope)
-            if set(receipt) != {"order", "verdict", "reason", "entry"}:
-                raise ValueError("it has other fields than a receipt")
+            receipt = receipts.opened(statement, self._site.log_key, self._approval.federation)
         except (ValueError, RecursionError) as error:
             self._log.error("N305: a receipt that is none was ignored: %s", error)
             return
@@ -306,19 +332,14 @@ class Node:
 
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
-        if dismissal.why in ("displaced", "finished"):
-            self._ending = 0
+        if dismissal.why in ("displaced", "finished", "left"):
+            self._ending, self.over = 0, dismissal.why == "finished"
         elif dismissal.why == "revoked":
-            self._ending = BarnraiseError(
-                "N105",
-                f"{self._site.member} is no longer a member of {self._approval.federation}",
-                dismissal.text,
-                "nothing more was sent",
-                next="ask the federation's operator",
-            )
+            self._ending = revoked(self._site.member, self._approval.federation, dismissal.text)
 
     def _cut(self, cut: Cut) -> None:
         """Training goes on; what was being moved is moved on later."""
+        check_admitted(cut.why, self._site.member, self._approval.federation)
         self._admitted = False
         self._desk.lost()
         if cut.why != self._last_cut:
@@ -330,46 +351,29 @@ class Node:
     def _start_worker(self) -> None:
         self._approval.check_code()
         self._spool.empty_outgoing()
-        approved = self._approval
-        self._worker.start(
-            {
-                "run_id": approved.run_id,
-                "node_id": self._site.node_id,
-                "node_config": dict(approved.node_config),
-                "run_config": dict(approved.run_config),
-                "client": approved.client,
-                "code": str(approved.code),
-                "stores": [str(path) for path in self._spool.stores()],
-                "outgoing": str(self._spool.outgoing),
-                "spares": str(self._spool.spares.folder),
-            }
-        )
+        first = handing.first(self._approval, self._site, self._spool)
+        self._worker.start(first)
         self._alive = True
         if (order := self._desk.working) is not None:
             self._hand_over(order)
 
     def _hand_over(self, order: Order) -> None:
         """The order with the seed for it: the member's secret stays here."""
+        self._gate.metered(self._worker.process, at_work=True)
         self._last_content = {order.content}
-        self._worker.send(
-            {
-                "id": order.id,
-                "type": order.type,
-                "group": order.group,
-                "content": order.content,
-                "ttl": order.ttl,
-                "created": order.created,
-                "seed": derive(self._site.secret, "order", order.id).hex(),
-                "state": self._spool.kept.state,
-                "carry": self._spool.kept.carry,
-            }
-        )
+        self._worker.send(handing.order(order, self._site, self._spool))
 
     def _hear_worker(self, said: Said) -> None:
         what, working = said.what, self._desk.working
         match what:
             case Ready():
                 self._ready(what)
+            case Refused():
+                if not self._gate.hindered(what.hindered):
+                    self._log.error("N322: no code is started: %s", self._gate.decide())
+            case Tried() if self.tries < TRIES:
+                self.tries += 1
+                self._log.warning("the code tried: %s %s", what.what, what.where)
             case Progress() if working is not None and what.order == working.id:
                 if what.what == WAITING:
                     self._room.lacks("the worker's reply waits")
@@ -381,13 +385,16 @@ class Node:
         for what, why in ready.hindered.items():
             if why:
                 self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
+        self._gate.hindered(ready.hindered)
         if ready.failure:
             self._log.error("the app cannot be loaded (%s); see logs/worker.log", ready.failure)
 
     def _done(self, order: Order, answer: Answer) -> None:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
+        self._gate.metered(self._worker.process, at_work=False)
         try:
+            answer = outgoing.checked(self._gate, order, answer, self._spool, self._log)
             self._room.patiently(partial(self._spool.commit, answer, self._sign))
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
@@ -418,7 +425,7 @@ class Node:
         approved = self._approval
         return self._site.sign(
             statements.reply_payload(
-                approved.federation, approved.run, order, content, statements.NO_POLICY
+                approved.federation, approved.run, order, content, self._gate.policy.digest
             )
         )
 
@@ -465,6 +472,15 @@ class Node:
             parts = [transfers.Part(*part) for part in self._spool.parts(order)]
         except (BarnraiseError, ContentError) as error:
             self._mail.urge(_Delivered(order, error))
+            return
+        size = sum(part.size for part in parts)
+        decided = self._gate.leaves(order, self._spool.reply(order), size)
+        if isinstance(decided, Forbidden):
+            refused = transfers.Refused(f"N323: {decided.reason}")
+            self._mail.urge(_Delivered(order, refused))
+            return
+        if isinstance(decided, Held):
+            self._desk.delivery_failed(time.monotonic())
             return
         statement = json.dumps(self._spool.kept.replies[order].statement).encode()
         self._in_thread("deliver", self._delivery, stub, order, statement, parts)

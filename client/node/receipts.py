@@ -16,13 +16,23 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from barnraise.client.node.witness import Proved
+from barnraise.protocols import statements
 from barnraise.protocols.canonical import canonical
 from barnraise.protocols.merkle import ProofError
 from barnraise.protocols.tlog_proof import TlogProof
 
 FOLDER = "receipts"
+
+
+def opened(statement: bytes, log_key: bytes, federation: str) -> dict[str, Any]:
+    """The receipt that the federation's log signed. `ValueError` or `RecursionError` for anything else."""
+    receipt = statements.verify(log_key, f"{federation}/log", "receipt", json.loads(statement))
+    if set(receipt) != {"order", "verdict", "reason", "entry"}:
+        raise ValueError("it has other fields than a receipt")
+    return receipt
 
 
 def keep(home: Path, run: str, order: str, receipt: bytes, proved: Proved) -> Path:

@@ -14,6 +14,7 @@ import ctypes
 import os
 import resource
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,22 @@ def hide(directory: Path, also: frozenset[str]) -> str:
             os.close(fd)
     os.chdir(Path.cwd())
     return ""
+
+
+def cover(directory: Path) -> None:
+    """Put an empty directory over this one, where that is allowed. Mounts are private already (`hide`)."""
+    try:
+        _mount("tmpfs", str(directory), "tmpfs", _MS_NOSUID | _MS_NODEV)
+    except OSError:
+        return
+
+
+def python_paths() -> list[Path]:
+    """From where Python, its libraries and this program are read on this machine."""
+    ours = Path(__file__).resolve().parents[2]
+    package = Path(sys.modules["barnraise"].__file__ or __file__).parent
+    named = [sys.prefix, sys.base_prefix, sys.exec_prefix, *(p for p in sys.path if p)]
+    return [*map(Path, named), package, *(ours / room for room in ("client", "protocols"))]
 
 
 def show_own_processes() -> None:

@@ -37,6 +37,9 @@ create table if not exists used(
 """
 
 
+_USED = "select rounds, processor, gpu from used where day = ?"
+
+
 @dataclass(frozen=True)
 class Under:
     """Under what something leaves: the run, the approval (an agreement's or an app's digest), the policy."""
@@ -81,7 +84,8 @@ class Sent:
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
-        self._lock = threading.Lock()  # _counts, _under
+        self._lock = threading.Lock()  # _counts, _used, _under
+        self._used: dict[str, Spent] = {}
         self._counts: dict[tuple[str, str, Under], _Count] = {}
         self._under = Under()
         with self._recorded():
@@ -89,7 +93,7 @@ class Sent:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("pragma journal_mode = wal")
             self._db.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._db.executescript(_TABLES)
+            self._db.executescript(f"begin immediate; {_TABLES} commit;")
 
     def close(self) -> None:
         self.flush()
@@ -138,17 +142,41 @@ class Sent:
                 count.detail = _text(detail)
 
     def flush(self) -> None:
-        """Write down what was counted."""
+        """Write down what was counted, said and used."""
+        with self._lock:
+            idle = not self._counts and not self._used
+        if not idle:
+            with self._together() as db:
+                self._write_counts(db)
+
+    def _write_counts(self, db: sqlite3.Connection) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}
-        if not counts:
-            return
-        rows = [
-            (c.at, c.last, kind, what, "", c.bytes, c.times, u.run, u.approval, u.policy, c.detail)
-            for (kind, what, u), c in counts.items()
-        ]
-        with self._together() as db:
-            db.executemany(f"insert into sent values (null{', ?' * 11})", rows)
+            used, self._used = self._used, {}
+        db.executemany(
+            f"insert into sent values (null{', ?' * 11})",
+            [
+                (
+                    c.at,
+                    c.last,
+                    kind,
+                    what,
+                    "",
+                    c.bytes,
+                    c.times,
+                    u.run,
+                    u.approval,
+                    u.policy,
+                    c.detail,
+                )
+                for (kind, what, u), c in counts.items()
+            ],
+        )
+        db.executemany(
+            "insert into used values (?1, ?2, ?3, ?4) on conflict(day) do update set"
+            " rounds = rounds + ?2, processor = processor + ?3, gpu = gpu + ?4",
+            [(day, s.rounds, s.processor, s.gpu) for day, s in used.items()],
+        )
 
     def reply(
         self,
@@ -161,10 +189,14 @@ class Sent:
         error: bool = False,
         **detail: Any,
     ) -> None:
-        """A reply is about to leave. One that leaves again is the same row, one time more."""
+        """A reply is about to leave. One that leaves again is the same row, one time more.
+
+        What was counted until now is written down with it.
+        """
         kind = "error" if error else "reply"
         row = (now, now, kind, order, content, size, under.run, under.approval, under.policy)
         with self._together() as db:
+            self._write_counts(db)
             db.execute(
                 "insert into sent values (null, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) on conflict(run, what,"
                 " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?",
@@ -174,26 +206,51 @@ class Sent:
     # --- what is used -----------------------------------------------------------------------------
 
     def use(self, day: str, rounds: int = 0, processor: float = 0.0, gpu: float = 0.0) -> None:
-        """`processor` and `gpu` in seconds; `day` as 2026-03-04."""
-        with self._together() as db:
-            db.execute(
-                "insert into used values (?, ?, ?, ?) on conflict(day) do update set"
-                " rounds = rounds + ?, processor = processor + ?, gpu = gpu + ?",
-                (day, rounds, processor, gpu, rounds, processor, gpu),
-            )
+        """Counted, and written down with what is next. Seconds; `day` as 2026-03-04."""
+        with self._lock:
+            was = self._used.get(day, Spent())
+            self._used[day] = Spent(was.rounds + rounds, was.processor + processor, was.gpu + gpu)
 
     def spent(self, day: str, midnight: float) -> Spent:
         """What was used on this day, which began at `midnight` (seconds since 1970)."""
         with self._recorded():
-            used = self._db.execute(
-                "select rounds, processor, gpu from used where day = ?", (day,)
-            ).fetchone()
+            used = self._db.execute(_USED, (day,)).fetchone()
             (out,) = self._db.execute(
                 "select coalesce(sum(bytes), 0) from sent where kind in ('reply', 'error') and at >= ?",
                 (midnight,),
             ).fetchone()
         rounds, processor, gpu = used or (0, 0.0, 0.0)
-        return Spent(rounds, processor, gpu, out)
+        with self._lock:
+            more = self._used.get(day, Spent())
+        return Spent(rounds + more.rounds, processor + more.processor, gpu + more.gpu, out)
+
+
+def used_since(path: Path, day: str, midnight: float) -> Spent:
+    """What was used on this day, as it stands on record; nothing where there is no record. Raises N321."""
+    rows = list(listed(path, midnight)) if path.exists() else []
+    out = sum(r.bytes for r in rows if r.kind in ("reply", "error") and r.at >= midnight)
+    with _reading(path) as db:
+        found = db.execute(_USED, (day,)).fetchone() if db is not None else None
+    rounds, processor, gpu = found or (0, 0.0, 0.0)
+    return Spent(rounds, processor, gpu, out)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    if not path.exists():
+        yield None
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            made = db.execute("select count(*) from sqlite_master where name in ('sent', 'used')")
+            yield db if made.fetchone() == (2,) else None  # a node that begins has made none yet
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise BarnraiseError(
+            "N321",
+            f"{path} cannot be read",
+            str(error),
+            next="restore the node's directory from a backup",
+        ) from None
 
 
 def _text(detail: Mapping[str, Any]) -> str:
@@ -203,20 +260,12 @@ def _text(detail: Mapping[str, Any]) -> str:
 
 def listed(path: Path, since: float = 0.0) -> Iterator[Row]:
     """Everything that left since then, oldest first. Empty where nothing ever did. Raises N321."""
-    if not path.exists():
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            for row in db.execute(
-                "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
-                " from sent where last >= ? order by at, id",
-                (since,),
-            ):
-                yield Row(*(*row[:-1], json.loads(row[-1])))
-    except (sqlite3.Error, ValueError, TypeError) as error:
-        raise BarnraiseError(
-            "N321",
-            f"{path} cannot be read",
-            str(error),
-            next="restore the node's directory from a backup",
-        ) from None
+    with _reading(path) as db:
+        if db is None:
+            return
+        for row in db.execute(
+            "select at, last, kind, what, digest, bytes, times, run, under, policy, detail"
+            " from sent where last >= ? order by at, id",
+            (since,),
+        ):
+            yield Row(*(*row[:-1], json.loads(row[-1])))

@@ -12,7 +12,12 @@ Owned by the daemon's main thread. The thread that fetches writes into `partial`
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import shutil
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +25,7 @@ from typing import Any
 
 from barnraise.client.node import failpoints
 from barnraise.client.node.spares import Spares
+from barnraise.client.node.transfers import ENVELOPE
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import is_digest
@@ -168,17 +174,58 @@ class Spool:
             self._forgotten = False
             failpoints.reach("daemon:forgotten")
 
+    def left(self, content: str) -> Envelope:
+        """The envelope that the worker left; `ContentError` if there is none."""
+        return self._envelope_out(content)
+
+    def reword(self, answer: Answer, envelope: Envelope) -> Answer:
+        """The same answer with another content, which has no arrays that lie nowhere yet."""
+        data = envelope.encode()
+        name = "sha256:" + hashlib.sha256(data).hexdigest()
+        (self.outgoing / name[7:]).write_bytes(data)
+        return replace(answer, content=name)
+
+    def own(self, digest: str) -> None:
+        """Copy what the worker wrote to where it cannot write, if it is what it is called."""
+        written = self.outgoing / digest[7:]
+        if not written.is_file():
+            return
+        taken = self._taken(written)
+        copy, hasher = taken.with_name(f"{taken.name}-copy"), hashlib.sha256()
+        with taken.open("rb") as source, copy.open("wb") as target:
+            while piece := source.read(1 << 20):
+                hasher.update(piece)
+                target.write(piece)
+        taken.unlink()
+        if "sha256:" + hasher.hexdigest() != digest:
+            copy.unlink()
+            raise ContentError(f"what the worker calls {digest} is not it")
+        self._blobs.adopt(copy, digest)
+
+    def find(self, digest: str) -> Path:
+        """Where a blob lies that is the daemon's own, or that an order brought."""
+        return self._blobs.path(digest) if self._blobs.has(digest) else self._inbox.path(digest)
+
     def _adopt(self, content: str) -> None:
         """Take a content's files over from the worker. What is kept already is not looked at again."""
         for digest in (content, *self._envelope_out(content).blobs()):
             written = self.outgoing / digest[7:]
             if written.is_file():
-                self._blobs.adopt(written, digest)
+                self._blobs.adopt(self._taken(written), digest)
             elif self._inbox.has(digest) and not self._blobs.has(digest):
                 written.hardlink_to(self._inbox.path(digest))
                 self._blobs.adopt(written, digest)
             elif not self._blobs.has(digest):
                 raise ContentError(f"the worker names {digest}, and has not written it")
+
+    def _taken(self, written: Path) -> Path:
+        """Move a file to where the worker cannot write; `ContentError` for a link, for it leads anywhere."""
+        taken = self.partial / f"own-{written.name}"
+        written.rename(taken)
+        if not stat.S_ISREG(taken.lstat().st_mode):
+            taken.unlink()
+            raise ContentError("the worker left a link where a file belongs")
+        return taken
 
     def _envelope_out(self, content: str) -> Envelope:
         if not is_digest(content):
@@ -186,15 +233,20 @@ class Spool:
         written = self.outgoing / content[7:]
         try:
             return Envelope.decode(
-                written.read_bytes() if written.is_file() else self._blobs.read(content)
+                _read(written) if written.is_file() else self._blobs.read(content)
             )
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
             raise ContentError(f"the worker names {content}, and has not written it") from None
 
     def empty_outgoing(self) -> None:
         """Drop what a worker wrote that was not taken."""
         for path in self.outgoing.iterdir():
-            path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     # --- replies --------------------------------------------------------------------------------
 
@@ -215,7 +267,11 @@ class Spool:
         return True
 
     def is_failure(self, order: str) -> bool:
-        return self._envelope(self.kept.replies[order].content).failure is not None
+        return self.reply(order).failure is not None
+
+    def reply(self, order: str) -> Envelope:
+        """What is kept as the reply to an order."""
+        return self._envelope(self.kept.replies[order].content)
 
     def _size(self, content: str) -> int:
         return sum(self._blobs.size(d) for d in (content, *self._envelope(content).blobs()))
@@ -269,3 +325,13 @@ class Spool:
         for digest in set(store.all()) - needed:
             self.spares.keep(store.path(digest))
             store.drop(digest)
+
+
+def _read(path: Path) -> bytes:
+    """An envelope that the worker wrote: a regular file, of no more bytes than one may have."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(ENVELOPE + 1)
+    if len(data) > ENVELOPE:
+        raise ContentError(f"an envelope of more than {ENVELOPE} bytes")
+    return data

@@ -6,19 +6,22 @@ when it and all that it started have ended. Knows nothing of orders.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints, frames
+from barnraise.client.node.confinement import SCRATCH, Confinement, Orders
 from barnraise.client.node.logs import Capped
 
 _SAYS = re.compile(r"[a-z][a-z ]{0,39}")
@@ -55,6 +58,21 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """It was to be cut off, could not be for the reasons in `hindered`, and has loaded nothing."""
+
+    hindered: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The code tried to get at something that it may not; both texts are the worker's word, and short."""
+
+    what: str
+    where: str
+
+
+@dataclass(frozen=True)
 class Progress:
     order: str
     what: str
@@ -72,7 +90,10 @@ class Done:
     carry: str | None
 
 
-def parsed(message: Mapping[str, Any]) -> Ready | Progress | Done:
+Heard = Ready | Refused | Tried | Progress | Done
+
+
+def parsed(message: Mapping[str, Any]) -> Heard:
     """What a frame says; `FrameError` for anything else, for the site's code could have written it.
 
     Of progress, plain words and two numbers are let through, so that it cannot quote data (L7).
@@ -80,6 +101,10 @@ def parsed(message: Mapping[str, Any]) -> Ready | Progress | Done:
     match message:
         case {"said": "ready", "hindered": dict(hindered), "failure": str(failure)}:
             return Ready({str(k): str(v) for k, v in hindered.items()}, failure)
+        case {"said": "refused", "hindered": dict(hindered)}:
+            return Refused({str(k): str(v) for k, v in hindered.items()})
+        case {"said": "tried", "what": str(what), "where": str(where)}:
+            return Tried(_line(what, 20), _line(where, 200))
         case {
             "said": "progress",
             "order": str(order),
@@ -100,6 +125,10 @@ def parsed(message: Mapping[str, Any]) -> Ready | Progress | Done:
     raise frames.FrameError("it says nothing that a worker has to say")
 
 
+def _line(text: str, most: int) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
 def _counted(value: int) -> int:
     return min(max(value, 0), 2**53)
 
@@ -107,7 +136,7 @@ def _counted(value: int) -> int:
 @dataclass(frozen=True)
 class Said:
     life: int
-    what: Ready | Progress | Done
+    what: Heard
 
 
 @dataclass(frozen=True)
@@ -122,8 +151,15 @@ class Worker:
     The process ends when the thread that started it does, so `start` belongs to a thread that stays.
     """
 
-    def __init__(self, home: Path, memory: int | None, tell: Callable[[Said | Gone], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        memory: int | None,
+        tell: Callable[[Said | Gone], None],
+        confinement: Confinement | None = None,
+    ) -> None:
         self._home, self._memory, self._tell = home, memory, tell
+        self._confinement = confinement
         self._log = Capped(home / "logs" / "worker.log")
         self._life = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -135,14 +171,20 @@ class Worker:
         """The number of the life that is going on, or was last."""
         return self._life
 
+    @property
+    def process(self) -> int | None:
+        """The process of the life that is going on, or was last."""
+        return self._process.pid if self._process is not None else None
+
     def start(self, first: Mapping[str, Any]) -> None:
         """Start it and send it `first`. It is heard of by `Gone` whatever happens to it."""
         self._life += 1
+        orders = self._orders(first)
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                env=environment(os.environ),
+                self._command(theirs.fileno(), orders),
+                env=environment(os.environ) | self._homes(orders),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -159,11 +201,36 @@ class Worker:
         self._threads = [listen, copy]
         for thread in self._threads:
             thread.start()
-        self.send(first)
+        watched = (
+            {"reading": orders.reading, "writing": orders.writing} if orders.confined else None
+        )
+        self.send({**first, "watched": watched})
 
-    def _command(self, number: int) -> list[str]:
+    def _command(self, number: int, orders: Orders) -> list[str]:
         program = [sys.executable, "-P", "-m", "barnraise.client.node.worker"]
-        return [*program, str(number), str(self._home), str(self._memory or 0), str(os.getpid())]
+        return [*program, str(number), json.dumps(asdict(orders))]
+
+    def _orders(self, first: Mapping[str, Any]) -> Orders:
+        confinement = self._confinement
+        if confinement is None:
+            return Orders(str(self._home), os.getpid(), self._memory)
+        scratch = self._home / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
+        return Orders(
+            str(self._home),
+            os.getpid(),
+            self._memory,
+            True,
+            confinement.required,
+            [first["code"], *first["stores"], *confinement.directories],
+            [first["outgoing"], str(scratch)],
+        )
+
+    def _homes(self, orders: Orders) -> dict[str, str]:
+        """Where the code finds a place of its own, for what libraries put away and want back."""
+        scratch = str(self._home / SCRATCH)
+        return {"HOME": scratch, "TMPDIR": scratch} if orders.confined else {}
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send it a frame; if it is dead, `Gone` is what will be heard."""

@@ -256,13 +256,3 @@ def _pieces(part: Part, offset: int) -> Iterator[tuple[int, bytes]]:
                 raise OSError(f"{part.path} is shorter than it was")
             yield offset, data
             offset += len(data)
-
-
-def fetch_blob(stub: Any, digest: str, size: int, shelf: Shelf) -> None:
-    """Fetch one blob of at most `size` bytes into `shelf.partial`. Raises `Failed` or `Refused`."""
-    try:
-        _Fetch(stub, size, shelf, lambda done, total: None).blob(digest, size)
-    except grpc.RpcError as error:
-        raise failure_of(error) from None
-    except OSError as error:
-        raise Failed(f"the disk cannot be written: {error}") from None

@@ -1,11 +1,12 @@
-"""The worker's process: cut off from keys and network first, then the ClientApp is loaded, once.
+"""The worker's process: cut off from keys, network and files first, then the ClientApp is loaded, once.
 
-Started by the daemon as `python -m barnraise.client.node.worker SOCKET NODE_DIR MEMORY PARENT`. Nothing
-heavy is imported before the fork, since the processes that stand around the worker keep it in memory.
+Started by the daemon as `python -m barnraise.client.node.worker SOCKET JSON`, where the JSON is an `Orders`.
+Nothing heavy is imported before the fork, since the processes that stand around the worker keep it in memory.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -13,28 +14,34 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from barnraise.client.node import sandbox
+from barnraise.client.node import frames, sandbox
+from barnraise.client.node.confinement import Orders, cover, shut
 
-HIDDEN = frozenset({"logs"})
+HIDDEN = frozenset({"logs", "approved", "receipts", "witness", "evidence", "federation"})
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the worker to its end; its exit status."""
-    number, home, memory, parent = arguments
+    number, orders = int(arguments[0]), Orders(**json.loads(arguments[1]))
     hindered = sandbox.enter_namespaces()
     contained = not hindered["processes"]
     if not hindered["directory"]:
-        hindered["directory"] = sandbox.hide(Path(home), HIDDEN)
-    own = socket.socket(fileno=int(number))
+        hindered["directory"] = sandbox.hide(Path(orders.home), HIDDEN)
+        cover(orders)
+    own = socket.socket(fileno=number)
 
     def work() -> None:
         os.setsid()
         if contained and not hindered["directory"]:
             sandbox.show_own_processes()
-        sandbox.give_up_rights(int(memory) or None)
+        sandbox.give_up_rights(orders.memory)
+        shut(orders, hindered)
+        if orders.required and any(hindered.values()):
+            frames.send(own, {"said": "refused", "hindered": hindered})
+            os._exit(0)
         _serve(own, hindered)
 
-    return sandbox.run_inside(work, contained, int(parent), own.close)
+    return sandbox.run_inside(work, contained, orders.parent, own.close)
 
 
 def _serve(own: socket.socket, hindered: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 from barnraise import streams
 
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
-RUNS_AN_APP = frozenset({"sim", "demo"})
+RUNS_AN_APP = frozenset({"sim", "demo", "serve"})
 
 
 def main() -> NoReturn:
@@ -27,7 +27,7 @@ def main() -> NoReturn:
     if 1 in streams.fill_closed() and "--json" in argv:
         sys.exit(_told([], "X104", "stdout is closed, and --json writes to it", "open it"))
     if needs_hash_seed(argv, os.environ):
-        _execute_again()
+        execute_again()
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, partial(_terminate, terminated))
     streams.unbreakable()
@@ -58,7 +58,7 @@ def needs_hash_seed(argv: Sequence[str], environment: os._Environ[str] | dict[st
     return verb in RUNS_AN_APP and environment.get("PYTHONHASHSEED") != "0"
 
 
-def _execute_again() -> NoReturn:
+def execute_again() -> NoReturn:
     """The same command line in a new interpreter. A Ctrl-C meanwhile waits until that one listens."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     arguments = [sys.executable, *sys.orig_argv[1:]]

@@ -106,6 +106,7 @@ class Coordinator(SessionServicer, ExchangeServicer):
         server = grpc.server(ThreadPoolExecutor(16), options=SERVER_OPTIONS)
         add_SessionServicer_to_server(self, server)
         add_ExchangeServicer_to_server(self, server)
+        self.add_services(server)
         key = self._tls.private_bytes(
             _PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -115,6 +116,13 @@ class Coordinator(SessionServicer, ExchangeServicer):
         self.port = server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         server.start()
         self._server = server
+
+    def add_services(self, server: grpc.Server) -> None:
+        """What a kit on top of this one serves beside."""
+
+    def welcomed(self, hello: pb.Hello) -> dict[str, Any]:
+        """What such a kit welcomes a session with instead."""
+        return {}
 
     def stop(self) -> None:
         """Every connection breaks."""
@@ -260,6 +268,7 @@ class Coordinator(SessionServicer, ExchangeServicer):
             "member": MEMBER,
             "clock": time.time() + self.ahead,
             **self.welcome,
+            **self.welcomed(hello),
         }
         with self.changed:
             session["queue"] += [pb.ToNode(welcome=pb.Welcome(**welcome, evidence=self.opening()))]

@@ -74,7 +74,8 @@ def test_an_approval_that_cannot_be_used(site: Site, change: dict[str, object], 
 
 def test_a_node_without_an_approval_or_a_directory(site: Site, tmp_path: Path) -> None:
     (site.home / "approved.json").unlink()
-    assert "this site has approved no run" in refused(site)
+    (site.home / "federation.json").unlink()
+    assert "error[N116]" in refused(site)
     site.home = tmp_path / "nowhere"
     assert "is no node's directory" in refused(site)
 

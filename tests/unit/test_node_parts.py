@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,43 @@ def test_a_commit_is_there_again_after_a_kill(tmp_path: Path) -> None:
     assert [digest(path.read_bytes()) for _, _, path in parts] == [name for name, _, _ in parts]
     assert sum(size for _, size, _ in parts) == again.kept.replies[ORDER].size
     assert again.whole(ORDER)
+
+
+def test_a_worker_that_leaves_links_and_folders_gets_nothing_sent_and_ends_no_node(
+    tmp_path: Path,
+) -> None:
+    first, secret = spool(tmp_path / "spool"), tmp_path / "identity.key"
+    secret.write_bytes(b"secret")
+    named = digest(b"anything")
+    envelope = Envelope((("a", Arrays(named, (ArrayEntry("w"),))),)).encode()
+    asked = worker(first).put([envelope])
+    (first.outgoing / named[7:]).symlink_to(secret)
+    with pytest.raises(ContentError, match="link"):
+        first.commit(Answer(ORDER, asked), sign)
+    (first.outgoing / digest(b"link")[7:]).symlink_to(secret)
+    with pytest.raises(ContentError, match="has not written"):
+        first.left(digest(b"link"))
+    os.mkfifo(first.outgoing / digest(b"pipe")[7:])
+    with pytest.raises(ContentError, match="has not written"):
+        first.left(digest(b"pipe"))
+    (first.outgoing / "folder" / "inner").mkdir(parents=True)
+    first.empty_outgoing()
+    assert not list(first.outgoing.iterdir())
+    assert not first.kept.replies
+    assert secret.read_bytes() == b"secret"
+
+
+def test_what_is_to_be_measured_is_the_daemons_own_copy(tmp_path: Path) -> None:
+    first = spool(tmp_path)
+    asked = content(worker(first), 1.0)
+    (blob,) = first.left(asked).blobs()
+    with (first.outgoing / blob[7:]).open("r+b") as kept_open:
+        first.own(blob)
+        kept_open.write(b"another")
+    assert digest(first.find(blob).read_bytes()) == blob
+    (first.outgoing / digest(b"named")[7:]).write_bytes(b"other bytes than named")
+    with pytest.raises(ContentError, match="is not it"):
+        first.own(digest(b"named"))
 
 
 def test_what_a_worker_wrote_and_nobody_took_is_dropped(tmp_path: Path) -> None:

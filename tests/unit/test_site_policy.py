@@ -179,6 +179,12 @@ def test_the_template_allows_everything_and_shows_every_key() -> None:
         assert meaning
 
 
+def test_the_page_on_sites_says_what_every_key_means() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "site.md").read_text()
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| (.+) \|$", page, re.MULTILINE)
+    assert rows == list(policy_file.meanings())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

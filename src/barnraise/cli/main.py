@@ -11,8 +11,10 @@ import click
 import typer
 
 from barnraise import __version__
-from barnraise.cli import log, sim
+from barnraise.cli import log, node, operator, runs, sim
 from barnraise.cli.demo import demo
+from barnraise.cli.doctor import doctor
+from barnraise.cli.join import join
 from barnraise.cli.report import Report
 from barnraise.protocols.errors import BarnraiseError
 
@@ -46,6 +48,13 @@ def command() -> click.Command:
     )
     app.callback()(_root)
     app.command("demo", rich_help_panel="For everyone")(demo)
+    app.command("doctor", rich_help_panel="For everyone")(doctor)
+    app.command("join", rich_help_panel="For institutions", no_args_is_help=True)(join)
+    app.add_typer(node.verbs(), name="node", rich_help_panel="For institutions")
+    for verb in (operator.found, operator.serve, operator.invite):
+        app.command(verb.__name__, rich_help_panel="For operators")(verb)
+    app.add_typer(operator.members_verbs(), name="members", rich_help_panel="For operators")
+    app.add_typer(runs.verbs(), name="run", rich_help_panel="For operators")
     app.add_typer(log.verbs(), name="log", rich_help_panel="For auditors")
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)

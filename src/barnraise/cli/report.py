@@ -37,7 +37,7 @@ class Report:
         if self.json and result is not None and (refused := self._object(result)) is not None:
             _print_error(_unwritten(refused))
             return 1
-        return 0
+        return 0 if result is None or result.get("ok", True) else 1
 
     def fail(self, error: BaseException) -> int:
         """Say what went wrong, with a traceback only if asked; returns the exit code."""

@@ -28,9 +28,10 @@ def watched(
     seals: bool = False,
     replays: bool = False,
     status: Path | None = None,
+    interrupted: bool = True,
 ) -> Iterator[events.Watcher]:
     """Inside, the run that is given this watcher is shown on stderr, and in `status.json` of `status`
-    (by default `directory`). Ctrl-C becomes X103.
+    (by default `directory`). Ctrl-C becomes X103, if `interrupted`.
 
     `verbose` shows Flower's own log lines, which leave no room for lines that are drawn anew.
     """
@@ -45,6 +46,8 @@ def watched(
             place = status or directory
             yield rounds if place is None or replays else both(rounds, StatusFile(place))
     except KeyboardInterrupt as interruption:
+        if not interrupted:
+            raise
         raise _interrupted(directory) from interruption
 
 
