@@ -18,7 +18,7 @@ _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446  # the same on every architecture
 _VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE, _READ, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO = 0x30, 1 << 7, 1 << 8, 1 << 9, 1 << 10
-_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
+_REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15  # refer: from one folder into another
 _KNOWN = {
     1: (1 << 13) - 1,
     2: (1 << 14) - 1,
@@ -29,7 +29,8 @@ _TCP = 3  # bind, connect; from version 4 on
 _SCOPED = 3  # abstract unix sockets, signals; from version 6 on
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _READING = _EXECUTE | _READ | _READ_DIR
-_WRITING = _READING | _WRITE | _REMOVE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _TRUNCATE
+_MAKING = _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _REFER
+_WRITING = _READING | _WRITE | _REMOVE | _MAKING | _TRUNCATE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -224,7 +224,7 @@ class Worker:
             True,
             confinement.required,
             [first["code"], *first["stores"], *confinement.directories],
-            [first["outgoing"], str(scratch)],
+            [first["outgoing"], *([first["spares"]] if "spares" in first else []), str(scratch)],
         )
 
     def _homes(self, orders: Orders) -> dict[str, str]:
