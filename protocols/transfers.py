@@ -10,16 +10,12 @@ MAX_MESSAGE = 2 << 20
 MAX_PARTS = 1024  # an envelope and its blobs; an offer that names more is none
 MAX_PATIENCE = 20  # seconds after which a peer that answers nothing counts as dead
 MAX_HANDSHAKE = 20  # seconds in which a connection has shown its certificate
-MAX_CONNECTIONS = (
-    512  # at a port, whoever they are: each costs some 44 kB before it has said who it is
-)
-MAX_SILENCE = (
-    60  # seconds that a node waits for an answer: while it delivers it hears but now and then,
-)
-# when the coordinator has read half a MiB, and its pings wait behind what lies in its send buffer
+MAX_CONNECTIONS = 512  # at a port, whoever they are: each costs some 44 kB before TLS is done
+MAX_SILENCE = 60  # seconds after which a coordinator that answers nothing counts as dead
 MAX_QUEUE = 120  # seconds that a ping's answer may lie behind other bytes on a line that moves
-"""Keepalive is content with whatever arrives; gRPC's own limit on a ping, one minute, is not: at 64 kB/s
-the send buffer of the other end (some MB) takes longer to drain."""
+"""A node that delivers hears only now and then, when half a MiB has been read, and its pings wait behind
+what lies in its send buffer: so its patience is longer. Keepalive is content with whatever arrives; gRPC's
+own limit on a ping, one minute, is not, and at 64 kB/s a send buffer (some MB) takes longer to drain."""
 
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 1000 * MAX_PATIENCE // 2),
