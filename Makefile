@@ -58,6 +58,7 @@ slow: install
 
 bench: install
 	PYTHONHASHSEED=0 $(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/rounds.py --skip-flower
 	$(BIN)/python benchmarks/reduce.py --rules quick
 
 clean:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -161,9 +162,15 @@ def peer_of(context: grpc.ServicerContext) -> Peer:
     if len(shown) != 1 or not isinstance(shown[0], bytes):
         raise Refused("UNAUTHENTICATED", "N201", "the connection shows no certificate")
     try:
-        return Peer.of(shown[0])
+        return _named(shown[0])
     except ValueError as error:
         raise Refused("UNAUTHENTICATED", "N201", str(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _named(certificate: bytes) -> Peer:
+    """Whom a certificate names follows from its bytes; TLS judges each connection's anew."""
+    return Peer.of(certificate)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -23,21 +24,28 @@ from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.incoming import Arrival, Offer
 from barnraise.coordinator.presence import Presence, percent
 from barnraise.coordinator.room import Claim, Room, is_full
+from barnraise.coordinator.turns import Turns
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.transfers import CHUNK
 
+AT_ONCE = 3  # transfers that move at a time, in and out; those whose peer is slow come on top
+
 Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
 
 @dataclass(frozen=True)
 class Handed:
-    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them."""
+    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them.
+
+    Those that are `synced` are on the disk, as far as their bytes go.
+    """
 
     delivery: Delivery
     files: Mapping[str, Path]
+    synced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Exchange(ExchangeServicer):
         self._office = office
         self._lock = threading.Lock()
         self._unknown = 0
+        self._turns, self._turns_out = Turns(AT_ONCE), Turns(AT_ONCE)
 
     @property
     def unknown(self) -> int:
@@ -94,7 +103,8 @@ class Exchange(ExchangeServicer):
         at = request.offset
         for data in self._read(part, at):
             at += len(data)
-            yield bulk.chunk(data)
+            with self._turns_out.taken():
+                yield bulk.chunk(data)
             self._office.presence.detail(name, "fetching", percent(at, part.size))
 
     def _read(self, part: Part, at: int) -> Iterator[bytes]:
@@ -158,14 +168,16 @@ class Exchange(ExchangeServicer):
             wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
             yield pb.ToMember(wanted=pb.Wanted(parts=wants))
             while not arrival.complete:
-                piece = self._piece(pieces)
-                with self._disk_refusals():
-                    arrival.piece(piece.digest, piece.offset, piece.data)
+                with self._turns.taken():
+                    piece = self._piece(pieces)
+                    with self._disk_refusals():
+                        arrival.piece(piece.digest, piece.offset, piece.data)
                 claim.spent(len(piece.data))
                 self._office.presence.detail(
                     name, "delivering", percent(arrival.done, arrival.total)
                 )
-        self._hand_in(name, desk, offer, offer.size, arrival.files)
+        synced = frozenset(arrival.synced)
+        self._hand_in(name, desk, offer, offer.size, arrival.files, synced)
         yield pb.ToMember(taken=pb.Taken())
 
     def _arrival(self, name: str, desk: Desk, offer: Offer) -> Arrival:
@@ -205,9 +217,33 @@ class Exchange(ExchangeServicer):
         return said
 
     def _hand_in(
-        self, name: str, desk: Desk, offer: Offer, size: int, files: Mapping[str, Path]
+        self,
+        name: str,
+        desk: Desk,
+        offer: Offer,
+        size: int,
+        files: Mapping[str, Path],
+        synced: frozenset[str] = frozenset(),
     ) -> None:
         if desk.take(offer.order):
             at = self._office.now()
             delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
-            self._office.hand_in(Handed(delivery, files))
+            self._office.hand_in(Handed(delivery, files, synced))
+
+
+def add_exchange(servicer: Exchange, server: grpc.Server) -> None:
+    """Serve it: what content travels in is bytes here, as `protocols.bulk` writes and reads them."""
+    handlers: dict[str, Any] = {
+        "Fetch": grpc.unary_stream_rpc_method_handler(
+            servicer.Fetch,
+            request_deserializer=pb.FetchRequest.FromString,
+            response_serializer=bulk.as_it_is,
+        ),
+        "Deliver": grpc.stream_stream_rpc_method_handler(
+            servicer.Deliver,
+            request_deserializer=bulk.from_member,
+            response_serializer=pb.ToMember.SerializeToString,
+        ),
+    }
+    generic = grpc.method_handlers_generic_handler(bulk.SERVICE, handlers)
+    server.add_generic_rpc_handlers((generic,))

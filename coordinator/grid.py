@@ -76,6 +76,7 @@ class DurableGrid(Grid):
         self._cursor: Cursor | None = Cursor(log, self._roster.members, start)
         self._missed: deque[tuple[str, int, str]] = deque(maxlen=REMEMBERED)
         self._strangers: dict[str, Message] = {}
+        self._unshelved: list[tuple[RecordDict, Envelope]] = []
         self._next_batch = 1
         self._operations = 0
         self._rounds = 0
@@ -317,8 +318,10 @@ class DurableGrid(Grid):
         for message in messages:
             records = message.content
             if id(records) not in contents:
-                envelope = flower.encode(records, sink).encode()
-                contents[id(records)] = sink.put_envelope(envelope)
+                envelope = flower.encode(records, sink)
+                contents[id(records)] = sink.put_envelope(envelope.encode())
+                if self.live:
+                    self._unshelved.append((records, envelope))
             drafts.append(self._draft(message, contents[id(records)]))
         return drafts
 
@@ -352,11 +355,18 @@ class DurableGrid(Grid):
             return self._recall(batch, body)
         assert self._live is not None
         self.blobs.sync()
+        self._shelve()
         self._log.write(("batch.sent", batches.sent_body(batch)))
         self._open[batch.number] = batch
         self._live.dispatch(batch, self.demands)
         self._cooling.now_that(self._open.values())
         return batch
+
+    def _shelve(self) -> None:
+        """What the app sends is in the store now: it need not lie in memory as well."""
+        for records, envelope in self._unshelved:
+            flower.shelve(records, envelope, self.blobs)
+        self._unshelved.clear()
 
     def _recall(self, batch: Batch, body: Mapping[str, Any]) -> Batch:
         """The recorded batch, once the app has shown that it asks for the same."""

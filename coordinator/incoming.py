@@ -124,6 +124,7 @@ class Arrival:
         self._flows = [flow for flow in flows if not flow.whole]
         self.total = sum(part.size for part in parts)
         self.done = self.total - sum(flow.part.size - flow.at for flow in self._flows)
+        self.synced: set[str] = set()  # of `files`, those that are on the disk
         self._fd = -1
         self._early: EarlyWriteback | None = None
 
@@ -169,6 +170,7 @@ class Arrival:
             raise refusals.wrong_bytes(flow.part.digest)
         if self._durable and flow.part.size > SMALL:
             self._sync(flow)
+            self.synced.add(flow.part.digest)
         self.close()
         del self._flows[0]
 

@@ -48,8 +48,10 @@ class Presence:
             seat = self._seats[member]
             same = seat.now.state == state
             since = seat.now.since if same else self._now()
+            at_once = seat.due_at() == float("-inf")
             seat.now = MemberState(member, state, detail, since)
-        self._wake()
+        if not at_once:  # else who tells is awake
+            self._wake()
 
     def detail(self, member: str, state: str, detail: str) -> None:
         """More about the state that the member is in; nothing if it is in another by now."""
@@ -57,8 +59,10 @@ class Presence:
             seat = self._seats[member]
             if seat.now.state != state or seat.now.detail == detail:
                 return
+            waits = seat.due_at() is not None
             seat.now = MemberState(member, state, detail, seat.now.since)
-        self._wake()
+        if not waits:  # else who tells knows already when
+            self._wake()
 
     def progress(self, member: str, what: str, done: int, total: int) -> None:
         """The member's handler is at `done` of `total` of `what`, such as "training step"."""

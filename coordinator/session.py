@@ -26,12 +26,12 @@ from barnraise.coordinator.attendance import Attendance, Running
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.desk import Desk, Part, Sent, Told
 from barnraise.coordinator.evidence import StoredEvidence
-from barnraise.coordinator.exchange import Exchange, Handed, Office
+from barnraise.coordinator.exchange import Exchange, Handed, Office, add_exchange
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.presence import RESTARTING, Presence
 from barnraise.coordinator.room import HEADROOM, Room
-from barnraise.protocols import allocator, bulk, canonical, statements
+from barnraise.protocols import allocator, canonical, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import add_SessionServicer_to_server
@@ -133,7 +133,7 @@ class SessionFleet:
             options=SERVER_OPTIONS,
         )
         add_SessionServicer_to_server(self._attendance, server)
-        bulk.add_exchange(self._exchange, server)
+        add_exchange(self._exchange, server)
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:
@@ -227,7 +227,7 @@ class SessionFleet:
         self._judging[delivery.order] = delivery.member
         for digest, path in handed.files.items():
             if digest != delivery.content or delivery.size > SMALL or not path.exists():
-                self._blobs.adopt(path, digest)
+                self._blobs.adopt(path, digest, synced=digest in handed.synced)
             else:
                 self._blobs.put_envelope(path.read_bytes())
                 path.unlink()

@@ -49,6 +49,7 @@ class BlobStore:
         self.patiently: Patience = at_once
         self._pending: dict[str, Path] = {}
         self._touched: set[Path] = set()
+        self._synced: set[str] = set()  # of those, the ones whose bytes are durable
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
         self._files = str(root / "sha256")
@@ -76,9 +77,10 @@ class BlobStore:
             self._pending[digest] = temp
         return digest
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, synced: bool = False) -> None:
         """Take in a file of the same file system whose bytes have this digest, as its writer made sure.
 
+        `synced`: the writer has made these bytes durable as well.
         It is renamed, or removed if the blob is here. A file that is gone was taken in before.
         """
         if self.has(digest):
@@ -88,6 +90,8 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             self.patiently(partial(path.rename, temp))
             self._pending[digest] = temp
+            if synced:
+                self._synced.add(digest)
 
     def put_envelope(self, data: bytes) -> str:
         """The same for an envelope, which is small."""
@@ -109,7 +113,7 @@ class BlobStore:
     def _settle(self, digest: str) -> None:
         """Give one blob its final name; its folders are still to be synced."""
         temp, final = self._pending[digest], self._final(digest)
-        if self._durable:
+        if self._durable and digest not in self._synced:
             _fsync(temp)
         if (folder := final.parent) not in self._folders:
             self.patiently(partial(folder.mkdir, parents=True, exist_ok=True))
@@ -118,6 +122,7 @@ class BlobStore:
         self._touched.add(folder)
         self.patiently(partial(temp.rename, final))
         del self._pending[digest]
+        self._synced.discard(digest)
         self._specs.pop(digest, None)
 
     def has(self, digest: str) -> bool:
@@ -172,6 +177,7 @@ class BlobStore:
         """Forget a blob that nothing names any more."""
         self.path(digest).unlink(missing_ok=True)
         self._pending.pop(digest, None)
+        self._synced.discard(digest)
         self._specs.pop(digest, None)
 
     def all(self) -> Iterator[str]:

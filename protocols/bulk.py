@@ -7,14 +7,9 @@ otherwise than protobuf itself would spell it is left to protobuf. Knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import grpc
 
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 
 Data = bytes | memoryview
 
@@ -126,41 +121,6 @@ def _number(message: bytes, at: int) -> tuple[int, int]:
     raise _Unusual
 
 
-# --- calls ----------------------------------------------------------------------------------------
-
-
 def as_it_is(message: bytes) -> bytes:
+    """The serializer of messages that are bytes already."""
     return message
-
-
-class BulkStub:
-    """The Exchange as a node calls it. `Fetch` gives each chunk's data; `Deliver` takes messages as bytes."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.Fetch: Callable[..., Any] = channel.unary_stream(
-            f"/{SERVICE}/Fetch",
-            request_serializer=pb.FetchRequest.SerializeToString,
-            response_deserializer=chunk_data,
-        )
-        self.Deliver: Callable[..., Any] = channel.stream_stream(
-            f"/{SERVICE}/Deliver",
-            request_serializer=as_it_is,
-            response_deserializer=pb.ToMember.FromString,
-        )
-
-
-def add_exchange(servicer: ExchangeServicer, server: grpc.Server) -> None:
-    """Serve the Exchange: `Fetch` yields chunks as bytes, `Deliver` takes what `from_member` gives."""
-    handlers: dict[str, Any] = {
-        "Fetch": grpc.unary_stream_rpc_method_handler(
-            servicer.Fetch,
-            request_deserializer=pb.FetchRequest.FromString,
-            response_serializer=as_it_is,
-        ),
-        "Deliver": grpc.stream_stream_rpc_method_handler(
-            servicer.Deliver,
-            request_deserializer=from_member,
-            response_serializer=pb.ToMember.SerializeToString,
-        ),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

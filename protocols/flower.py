@@ -54,6 +54,7 @@ from barnraise.protocols.records import (
     decode,
     encode,
     one_copy_arrays,
+    shelve,
     tensor_of,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "decode",
     "encode",
     "one_copy_arrays",
+    "shelve",
     "tensor_of",
 ]
 

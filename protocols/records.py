@@ -257,6 +257,30 @@ def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays:
         raise ContentError(str(error)) from None
 
 
+def shelve(records: RecordDict, envelope: Envelope, source: BlobSource) -> None:
+    """Let go of the bytes of arrays that `source` keeps by now: they are read from there when asked for.
+
+    `envelope` is what `encode` made of `records`. Whoever holds such an array holds a `LazyArray` then: the
+    same elements, the same `data`. Arrays of which that could not be said stay as they are.
+    """
+    for name, record in envelope.records:
+        if isinstance(record, Arrays):
+            _shelve_arrays(records.array_records[name], record, source)
+
+
+def _shelve_arrays(arrays: ArrayRecord, kept: Arrays, source: BlobSource) -> None:
+    path, specs = source.path(kept.blob), source.specs(kept.blob)
+    for entry in kept.entries:
+        array, spec = arrays[entry.key], specs[entry.key]
+        if type(array) is not Array or entry.raw is not None or tuple(array.shape) != spec.shape:
+            continue
+        if array.dtype == spec.dtype_name and array.data.startswith(
+            _npy_header(spec.dtype, spec.shape)
+        ):
+            lazy = LazyArray(kept.blob, path, spec, None)
+            array.__class__, array.__dict__ = LazyArray, lazy.__dict__
+
+
 def _is_native_lazy(array: Array) -> bool:
     return isinstance(array, LazyArray) and array.native
 

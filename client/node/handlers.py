@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 
 from barnraise.client.node import failpoints, frames
 from barnraise.client.node.room import DISK_FULL, is_full
+from barnraise.client.node.spares import Spares
 from barnraise.protocols import flower, progress
 from barnraise.protocols.apps import BUILT_IN
 from barnraise.protocols.content import ContentError, Envelope, Failure
@@ -38,7 +39,9 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
     start = frames.receive(own)
     if start is None:
         return
-    files = Files([Path(p) for p in start["stores"]], Path(start["outgoing"]))
+    files = Files(
+        [Path(p) for p in start["stores"]], Path(start["outgoing"]), Spares(Path(start["spares"]))
+    )
     app, failure = _load(start["client"], Path(start["code"]))
     frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
     while (asked := frames.receive(own)) is not None:
@@ -181,8 +184,8 @@ class _Listener:
 class Files:
     """Blobs by digest: read from the daemon's stores, written into the folder from which it takes them."""
 
-    def __init__(self, stores: list[Path], outgoing: Path) -> None:
-        self._stores, self._outgoing = stores, outgoing
+    def __init__(self, stores: list[Path], outgoing: Path, spares: Spares) -> None:
+        self._stores, self._outgoing, self._spares = stores, outgoing, spares
         self._specs: dict[str, Mapping[str, Spec]] = {}
 
     def path(self, digest: str) -> Path:
@@ -200,14 +203,19 @@ class Files:
     def put(self, pieces: Iterable[memoryview | bytes]) -> str:
         """Write a file, hashed while it is written; the name it gets is its digest."""
         hasher, temp = hashlib.sha256(), self._outgoing / "writing"
-        with temp.open("wb", buffering=0) as file:
-            for piece in pieces:
-                view = memoryview(piece).cast("B")
+        views = [memoryview(piece).cast("B") for piece in pieces]
+        self._spares.take(temp, sum(map(len, views)))
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            for view in views:
                 for at in range(0, len(view), _PIECE):
                     part = view[at : at + _PIECE]
                     hasher.update(part)
                     while part:
-                        part = part[file.write(part) :]
+                        part = part[os.write(fd, part) :]
+            os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+        finally:
+            os.close(fd)
         temp.rename(self._outgoing / hasher.hexdigest())
         return "sha256:" + hasher.hexdigest()
 

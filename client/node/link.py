@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import grpc
 
 from barnraise.client.node.backoff import delay
+from barnraise.client.node.transfers import BulkStub
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.bulk import BulkStub
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import SessionStub
 from barnraise.protocols.transfers import CHANNEL_OPTIONS
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 """Of its channels; each attempt begins afresh, without gRPC's own backoff."""
+
+
+AGAIN = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ class Cut:
 
 
 class _Outgoing:
-    """What one session has yet to say: the newest state and the newest progress, never more."""
+    """What one session has yet to say: the newest state and the newest progress, never more.
+
+    It is said `AGAIN` seconds after the last word at the earliest: what has passed by then is never said.
+    """
 
     def __init__(self, hello: pb.Hello) -> None:
         self._changed = threading.Condition()
@@ -65,6 +71,8 @@ class _Outgoing:
                     return
                 message = self._waiting.pop(next(iter(self._waiting)))
             yield message
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open, AGAIN)
 
 
 class Link:

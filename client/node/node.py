@@ -41,6 +41,7 @@ from barnraise.protocols.randomness import derive
 RAISED, CRASHED = 2, 8  # Flower's codes, as in protocols.flower, which the daemon does not load
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset({"N205", "N207", "N208"})  # no repetition makes such a reply acceptable
+SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
 _SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
@@ -88,6 +89,7 @@ class Node:
         self._link = Link(site.connect, self._hello, mail.post)
         self._room = Room(self._spool.root, mail, Stop, self._say_full, log)
         self._alive = False
+        self._sweep_at = math.inf
         self._admitted = False
         self._refusing = ""
         self._let_go = ""  # the last order withdrawn before it was begun; read by its fetch as well
@@ -125,10 +127,13 @@ class Node:
         if stub is not None and (reply := self._desk.next_delivery(now)) is not None:
             self._deliver(stub, reply)
         self._say_state()
+        self._sweep_if_due()
 
     def _patience(self) -> float | None:
         """Seconds until something may be due without a new fact; None for no such time."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
+        if not self._desk.expecting:
+            wake = min(wake, self._sweep_at)
         return None if wake == math.inf else max(0.0, wake - time.monotonic())
 
     def _say_state(self) -> None:
@@ -289,6 +294,7 @@ class Node:
                 "code": str(approved.code),
                 "stores": [str(path) for path in self._spool.stores()],
                 "outgoing": str(self._spool.outgoing),
+                "spares": str(self._spool.spares.folder),
             }
         )
         self._alive = True
@@ -465,9 +471,15 @@ class Node:
         self._desk.again(order)
 
     def _sweep(self) -> None:
-        """Drop what nothing needs; the last order's content stays, for the next often shares its blobs."""
-        if not self._desk.expecting:
-            self._spool.sweep(self._desk.contents() | self._last_content)
+        """Drop what nothing needs, in a moment in which there may be nothing better to do."""
+        self._sweep_at = min(self._sweep_at, time.monotonic() + SWEEP_AFTER)
+
+    def _sweep_if_due(self) -> None:
+        """The last order's content stays, for the next often shares its blobs."""
+        if time.monotonic() < self._sweep_at or self._desk.expecting:
+            return
+        self._sweep_at = math.inf
+        self._spool.sweep(self._desk.contents() | self._last_content)
 
 
 class _Teller:

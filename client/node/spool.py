@@ -5,6 +5,7 @@
     NODE_DIR/spool/inbox/…        contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
+    NODE_DIR/spool/spare/…        large files that are written over by what comes next
 
 Owned by the daemon's main thread. The thread that fetches writes into `partial` alone.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints
+from barnraise.client.node.spares import Spares
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import is_digest
@@ -99,11 +101,15 @@ class Spool:
         self.partial, self.outgoing = root / "partial", root / "outgoing"
         for folder in (self.partial, self.outgoing):
             folder.mkdir(parents=True, exist_ok=True)
+        self.spares = Spares(root / "spare")
+        self.spares.clear()
         self._blobs = BlobStore(root)
         self._inbox = BlobStore(root / "inbox", durable=False)
         self._unchecked = set(self._inbox.all())
         self._path = root / "current.json"
         self.kept = self._read(run)
+        self._forgotten = False  # something that is still in current.json
+        self._drop_but(self._blobs, self.kept.contents())
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -147,17 +153,20 @@ class Spool:
         self.commit(Answer(order, content), sign)
 
     def forget(self, order: str) -> None:
-        """Its receipt has come."""
+        """Its receipt has come. Durable with the next commit or sweep: until then a kill costs one repeat."""
         replies = {o: reply for o, reply in self.kept.replies.items() if o != order}
         done = (*self.kept.done, order)[-self._remembered :]
-        self._replace(replace(self.kept, replies=replies, done=done))
-        failpoints.reach("daemon:forgotten")
+        self.kept = replace(self.kept, replies=replies, done=done)
+        self._forgotten = True
 
     def _replace(self, kept: Kept) -> None:
         data = kept.encode()
         failpoints.reach("daemon:written")
         files.replace(self._path, data)
         self.kept = kept
+        if self._forgotten:
+            self._forgotten = False
+            failpoints.reach("daemon:forgotten")
 
     def _adopt(self, content: str) -> None:
         """Take a content's files over from the worker. What is kept already is not looked at again."""
@@ -244,6 +253,8 @@ class Spool:
 
         Not while something is being fetched.
         """
+        if self._forgotten:
+            self._replace(self.kept)
         self._drop_but(self._blobs, self.kept.contents())
         self._drop_but(self._inbox, contents)
         for path in self.partial.iterdir():
@@ -256,4 +267,5 @@ class Spool:
             if store.has(content):
                 needed.update(Envelope.decode(store.read(content)).blobs())
         for digest in set(store.all()) - needed:
+            self.spares.keep(store.path(digest))
             store.drop(digest)

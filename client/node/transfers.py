@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from barnraise.client.node.spares import Growing, Spares
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import ContentError, Envelope
@@ -73,6 +74,22 @@ def _called(method: Callable[..., Any], argument: Any) -> Any:
         raise Failed("the connection is gone") from None
 
 
+class BulkStub:
+    """The Exchange as a node calls it. `Fetch` gives each chunk's data; `Deliver` takes messages as bytes."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.Fetch: Callable[..., Any] = channel.unary_stream(
+            f"/{bulk.SERVICE}/Fetch",
+            request_serializer=pb.FetchRequest.SerializeToString,
+            response_deserializer=bulk.chunk_data,
+        )
+        self.Deliver: Callable[..., Any] = channel.stream_stream(
+            f"/{bulk.SERVICE}/Deliver",
+            request_serializer=bulk.as_it_is,
+            response_deserializer=pb.ToMember.FromString,
+        )
+
+
 # --- fetching ---------------------------------------------------------------------------------------
 
 
@@ -80,13 +97,14 @@ class Shelf(Protocol):
     """Where fetched blobs lie. `partial` holds unfinished ones, each in a file named by its digest."""
 
     partial: Path
+    spares: Spares
 
     def has(self, digest: str) -> bool: ...
 
     def read(self, digest: str) -> bytes: ...
 
 
-def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
+def fetch(stub: BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
     """Fetch what is missing of a content into `shelf.partial`; the digests of what is complete there.
 
     `size` is the most that all of it may have, in bytes. Raises `Failed` or `Refused`.
@@ -97,7 +115,7 @@ def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Mov
         path = shelf.partial / content[7:]
         data = path.read_bytes() if path.is_file() else shelf.read(content)
         for blob in Envelope.decode(data).blobs():
-            fetched.blob(blob, size)
+            fetched.blob(blob, size, size - fetched.all)
     except grpc.RpcError as error:
         raise failure_of(error) from None
     except ContentError as error:
@@ -109,64 +127,47 @@ def fetch(stub: bulk.BulkStub, content: str, size: int, shelf: Shelf, moved: Mov
 
 
 class _Fetch:
-    def __init__(self, stub: bulk.BulkStub, size: int, shelf: Shelf, moved: Moved) -> None:
+    def __init__(self, stub: BulkStub, size: int, shelf: Shelf, moved: Moved) -> None:
         self._stub, self._size, self._shelf, self._moved = stub, size, shelf, moved
-        self._all = 0
+        self.all = 0
         self.complete: list[str] = []
 
-    def blob(self, digest: str, most: int) -> None:
+    def blob(self, digest: str, most: int, about: int = 0) -> None:
+        """`most` bytes at most; `about` so many are expected."""
         if self._shelf.has(digest):
             return
-        path = self._shelf.partial / digest[7:]
-        with path.open("a+b", buffering=0) as file:
-            hasher = _hash_of(path)
-            at = file.tell()
-            self._take(at)
+        file = Growing(self._shelf.partial / digest[7:], self._shelf.spares, about)
+        try:
+            hasher = file.hasher()
+            self._take(file.at)
             if "sha256:" + hasher.hexdigest() != digest:
-                self._rest(digest, file.write, hasher, at, most, path)
+                self._rest(digest, file, hasher, most)
+        finally:
+            file.close()
         self.complete.append(digest)
 
-    def _rest(
-        self,
-        digest: str,
-        write: Callable[[bulk.Data], int],
-        hasher: hashlib._Hash,
-        at: int,
-        most: int,
-        path: Path,
-    ) -> None:
-        call = _called(self._stub.Fetch, pb.FetchRequest(digest=digest, offset=at))
+    def _rest(self, digest: str, file: Growing, hasher: hashlib._Hash, most: int) -> None:
+        call = _called(self._stub.Fetch, pb.FetchRequest(digest=digest, offset=file.at))
         try:
             for data in call:
-                at += len(data)
-                if len(data) > CHUNK or at > most or self._all + len(data) > self._size:
-                    path.unlink()
+                size = len(data)
+                if size > CHUNK or file.at + size > most or self.all + size > self._size:
+                    file.drop()
                     raise Failed(
                         f"{digest} goes on beyond the {self._size} bytes that were announced"
                     )
                 hasher.update(data)
-                _write(write, data)
-                self._take(len(data))
+                file.write(data)
+                self._take(size)
         finally:
             call.cancel()
         if "sha256:" + hasher.hexdigest() != digest:
-            path.unlink()
+            file.drop()
             raise Failed(f"what came as {digest} has another digest")
 
     def _take(self, count: int) -> None:
-        self._all += count
-        self._moved(self._all, self._size)
-
-
-def _hash_of(path: Path) -> hashlib._Hash:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256")
-
-
-def _write(write: Callable[[bulk.Data], int], data: bulk.Data) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[write(view) :]
+        self.all += count
+        self._moved(self.all, self._size)
 
 
 # --- delivering -------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class Part:
 
 
 def deliver(
-    stub: bulk.BulkStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
+    stub: BulkStub, order: str, statement: bytes, parts: Sequence[Part], moved: Moved
 ) -> None:
     """Offer a reply, send what of it is wanted, and return when it is taken in.
 

@@ -39,7 +39,7 @@ def spool(root: Path, run: str = "run") -> Spool:
 
 
 def worker(spooled: Spool) -> Files:
-    return Files(spooled.stores(), spooled.outgoing)
+    return Files(spooled.stores(), spooled.outgoing, spooled.spares)
 
 
 def content(files: Files, value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +15,44 @@ from barnraise.cli.picture import Picture
 from barnraise.coordinator import events
 from barnraise.protocols.errors import BarnraiseError
 
-EVERY = 0.5  # seconds between two writings of a mere detail
-_DETAILS = (events.Progress, events.MemberState)
+EVERY = 0.5  # seconds between two writings
 
 
 class StatusFile:
-    """A watcher that keeps `status.json`. It is a courtesy: a disk that refuses it ends no run."""
+    """A watcher that keeps `status.json`. It is a courtesy: a disk that refuses it ends no run.
+
+    What happens soon after the last writing is written by a timer, so that the file is `EVERY` seconds
+    behind at most, and a run of quick rounds does not spend its time on it.
+    """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._clock = directory.absolute(), clock  # an app may change where it is
+        self._lock = threading.Lock()  # the three below
         self._picture = Picture()
         self._written = float("-inf")
+        self._timer: threading.Timer | None = None
 
     def __call__(self, event: events.Event) -> None:
-        now = self._clock()
-        self._picture.see(event, now)
-        if isinstance(event, _DETAILS) and now - self._written < EVERY:
-            return
-        self._written = now
+        with self._lock:
+            now = self._clock()
+            self._picture.see(event, now)
+            due = self._written + EVERY
+            if now >= due or isinstance(event, events.RunClosed):
+                self._write(now)
+            elif self._timer is None:
+                self._timer = threading.Timer(due - now, self._late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _late(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._write(self._clock())
+
+    def _write(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._written = None, now
         temp = self._directory / ".status.json.new"
         try:
             temp.write_text(json.dumps({"at": time.time(), **self._picture.as_dict(now)}))

@@ -1,0 +1,112 @@
+"""Large files that are not needed any more, kept to be written over.
+
+To make a file anew costs the disk's bookkeeping and memory that was never touched; to write over an old one
+costs neither. What is in a spare file is nobody's: whoever takes it says how much of it counts.
+
+Daemon and worker take from the same folder; a rename decides who gets what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+LEAST = 1 << 18  # bytes of a file that is worth keeping
+MOST = 3  # files that are kept
+MARK_EVERY = 8 << 20  # bytes after which a growing file notes how far it is
+_PIECE = 1 << 20
+
+
+class Spares:
+    """`keep` belongs to the daemon's main thread; `take` may be called from anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = 0
+
+    def clear(self) -> None:
+        """Make the folder, and empty it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            path.unlink()
+
+    def keep(self, path: Path) -> None:
+        """Take this file from where it is. It is removed if it is small, or has another name as well."""
+        self._count += 1
+        spare = self.folder / str(self._count)
+        try:
+            path.rename(spare)
+        except FileNotFoundError:
+            return
+        held = spare.stat()
+        if held.st_nlink > 1 or held.st_size < LEAST or len(list(self.folder.iterdir())) > MOST:
+            spare.unlink()
+
+    def take(self, target: Path, size: int) -> bool:
+        """Move a spare file to `target`, if there is one, and `size` bytes are worth it."""
+        for spare in () if size < LEAST else self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                spare.rename(target)
+                return True
+        return False
+
+
+class Growing:
+    """A file that is being fetched, of which the first `at` bytes count.
+
+    Of a file that was a spare, `NAME.at` beside it says how far it is: the number never runs ahead of the
+    bytes, so that a daemon that was killed goes on from there. Without it the whole file counts.
+    """
+
+    def __init__(self, path: Path, spares: Spares, size: int) -> None:
+        """`size`: what it may come to, in bytes."""
+        self._path, self._mark = path, path.with_name(f"{path.name}.at")
+        self.at = self._noted = self._start(spares, size)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._marked = self._mark.exists()
+
+    def _start(self, spares: Spares, size: int) -> int:
+        if self._path.exists():
+            there = self._path.stat().st_size
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                return min(there, max(0, int(self._mark.read_bytes())))
+            return 0 if self._mark.exists() else there
+        if size >= LEAST:
+            self._mark.write_bytes(b"0")
+            if not spares.take(self._path, size):
+                self._mark.unlink()
+        return 0
+
+    def hasher(self) -> hashlib._Hash:
+        """Of what counts."""
+        hasher = hashlib.sha256()
+        for start in range(0, self.at, _PIECE):
+            hasher.update(os.pread(self._fd, min(_PIECE, self.at - start), start))
+        return hasher
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._fd, view, self.at)
+            view, self.at = view[count:], self.at + count
+        if self._marked and self.at - self._noted >= MARK_EVERY:
+            self._mark.write_bytes(str(self.at).encode())
+            self._noted = self.at
+
+    def close(self) -> None:
+        """What does not count is cut off."""
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            os.ftruncate(fd, self.at)
+            self._mark.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+
+    def drop(self) -> None:
+        """The file is worth nothing."""
+        self.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""A few deliveries move at a time, and a slow one keeps nobody waiting."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from barnraise.coordinator.turns import Turns
+
+
+def test_no_more_than_so_many_quick_steps_go_on_at_once() -> None:
+    turns = Turns(2, lambda: 0.0)
+    going, most, lock = [0], [0], threading.Lock()
+
+    def work(_: int) -> None:
+        for _ in range(50):
+            with turns.taken():
+                with lock:
+                    going[0] += 1
+                    most[0] = max(most[0], going[0])
+                with lock:
+                    going[0] -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert 1 <= most[0] <= 2
+    assert going == [0]
+
+
+def test_steps_of_slow_peers_keep_nobody_waiting() -> None:
+    turns, ended = Turns(2), threading.Event()
+    begun = [threading.Event() for _ in range(5)]
+
+    def slow(number: int) -> None:
+        with turns.taken():
+            begun[number].set()
+            assert ended.wait(20)
+
+    with ThreadPoolExecutor(5) as pool:
+        done = [pool.submit(slow, number) for number in range(5)]
+        assert all(event.wait(20) for event in begun)
+        with turns.taken():
+            ended.set()
+        assert [one.result(20) for one in done] == [None] * 5
