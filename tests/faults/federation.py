@@ -31,6 +31,7 @@ from barnraise.client.node.handlers import Files
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Stop
 from barnraise.client.node.room import DISK_FULL, is_full
+from barnraise.client.node.spares import Spares
 from barnraise.client.node.supervisor import Done, Gone, Said
 from barnraise.coordinator import events, session
 from barnraise.coordinator.conduct import conduct
@@ -72,7 +73,9 @@ class Hand:
 
     def start(self, first: Mapping[str, Any]) -> None:
         self.life += 1
-        self._files = Files([Path(p) for p in first["stores"]], Path(first["outgoing"]))
+        stores = [Path(p) for p in first["stores"]]
+        spares = Spares(Path(first["spares"]))
+        self._files = Files(stores, Path(first["outgoing"]), spares)
 
     def send(self, message: Mapping[str, Any]) -> None:
         threading.Thread(target=self._work, args=(message,), daemon=True).start()
@@ -179,7 +182,8 @@ class Federation:
     def start(self) -> Federation:
         for member in self.members.values():
             member.start()
-        assert self.house.fleet.wait_for(self.names, self.house.fleet.now() + SOON) == []
+        missing = self.house.fleet.wait_for(self.names, self.house.fleet.now() + SOON)
+        assert missing == [], [m.failed for m in self.members.values()]
         return self
 
     def run(self, policy: Policy | None = None, *, rounds: int = 1, size: int = 1000) -> str:
