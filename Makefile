@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint types unit integration proto faults slow bench clean
+.PHONY: help install demo test lint types unit integration proto faults network slow bench clean
 
 help:
 	@echo "make demo      a whole federation on this machine, on real text"
@@ -50,6 +50,9 @@ proto: install
 
 faults: install
 	$(BIN)/pytest tests/faults
+
+network: install
+	$(BIN)/pytest tests/faults/test_network.py tests/faults/test_namespaces.py tests/faults/test_hostile.py tests/faults/test_full_disk.py
 
 slow: install
 	$(BIN)/pytest tests -m slow

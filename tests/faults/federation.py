@@ -33,6 +33,7 @@ from barnraise.client.node.handlers import Files
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.node import Stop
 from barnraise.client.node.room import when_there_is_room
+from barnraise.client.node.spares import Spares
 from barnraise.client.node.supervisor import Done, Progress, Said
 from barnraise.coordinator import events, session
 from barnraise.coordinator.conduct import conduct
@@ -56,8 +57,8 @@ def train(message, context):
     metrics = MetricRecord({"num-examples": 10, "loss": 1.0})
     return Message(RecordDict({"m": metrics, "arrays": arrays}), reply_to=message)
 """  # what `Hand` does, for workers that are processes
-QUEUE = 6  # times as long the answer to a ping may lie behind other bytes
-KEEPALIVE = 1  # second between two looks at a silent peer, and as long until it counts as dead
+QUEUE = 6  # times as long a silent peer has to answer
+KEEPALIVE = 1  # second of silence after which a peer is asked
 Deed = Callable[[str, str], None]
 """What happens while a member works: (its name, the order's type)."""
 
@@ -74,7 +75,9 @@ class Hand:
 
     def start(self, first: Mapping[str, Any]) -> None:
         self.life += 1
-        self._files = Files([Path(p) for p in first["stores"]], Path(first["outgoing"]))
+        stores = [Path(p) for p in first["stores"]]
+        spares = Spares(Path(first["spares"]))
+        self._files = Files(stores, Path(first["outgoing"]), spares)
 
     def send(self, message: Mapping[str, Any]) -> None:
         threading.Thread(target=self._work, args=(message,), daemon=True).start()
@@ -187,7 +190,8 @@ class Federation:
     def start(self) -> Federation:
         for member in self.members.values():
             member.start()
-        assert self.house.fleet.wait_for(self.names, self.house.fleet.now() + SOON) == []
+        missing = self.house.fleet.wait_for(self.names, self.house.fleet.now() + SOON)
+        assert missing == [], [m.failed for m in self.members.values()]
         return self
 
     def run(self, policy: Policy | None = None, *, rounds: int = 1, size: int = 1000) -> str:
@@ -248,15 +252,14 @@ def server_app(rounds: int, size: int, least: int) -> ServerApp:
 def federation(
     root: Path, patch: pytest.MonkeyPatch, names: Sequence[str] = NAMES, **settings: Any
 ) -> Iterator[Federation]:
-    """A federation whose peers notice a silent one within `KEEPALIVE` seconds, and as long again."""
+    """A federation whose peers notice a silent one within `KEEPALIVE` seconds and `QUEUE` times that."""
     keep = 1000 * KEEPALIVE
     quick = {
         "grpc.keepalive_time_ms": keep,
-        "grpc.keepalive_timeout_ms": keep,  # a node's is longer
+        "grpc.keepalive_timeout_ms": QUEUE * keep,
         "grpc.http2.ping_timeout_ms": QUEUE * keep,
     }
-    for module, name, silence in ((session, "SERVER_OPTIONS", 1), (link, "OPTIONS", QUEUE)):
-        quick["grpc.keepalive_timeout_ms"] = silence * keep
+    for module, name in ((session, "SERVER_OPTIONS"), (link, "OPTIONS")):
         kept = [option for option in getattr(module, name) if option[0] not in quick]
         patch.setattr(module, name, [*kept, *quick.items()])
     patch.setattr(node_module, "Worker", Hand)

@@ -173,3 +173,10 @@ def test_a_certificate_whose_life_is_mostly_over_is_renewed(
         site.end()
         server.stop(None).wait()
         authority.close()
+
+
+@pytest.mark.parametrize("name", ["tls.crt", "ca.crt"])
+def test_a_certificate_that_is_none_ends_the_start_at_once(site: Site, name: str) -> None:
+    (site.home / name).write_text("-----BEGIN CERTIFICATE-----\nnothing\n")
+    said = refused(site)
+    assert "error[N115]" in said and name in said
