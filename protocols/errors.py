@@ -123,10 +123,6 @@ CODES: dict[str, str] = {
     "N313": "the run is not the one that the members agreed on",
     "N314": "an order is not what the log has",
     "N315": "a receipt is not what the log has",
-    "N320": "what leaves cannot be put on record",
-    "N321": "the record of what left cannot be read",
-    "N322": "the code may not run as this site demands it",
-    "N323": "the site's policy forbids a reply to leave",
     # N2: sessions and transfers, as nodes are told
     "N201": "the caller is no member, or was revoked",
     "N202": "the member is not admitted to this run",
