@@ -13,10 +13,9 @@ import json
 import logging
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +25,9 @@ from barnraise.client.node import failpoints, handing, misconduct, outgoing, rec
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.gate import Gate
-from barnraise.client.node.link import Cut, Heard, Link, Teller
+from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.moves import Delivered, Fetched, Moves
 from barnraise.client.node.policy import Allowed, Forbidden, Held
 from barnraise.client.node.room import STATE, WAITING, Room
 from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
@@ -58,18 +58,6 @@ OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misco
 SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
 
 
-@dataclass(frozen=True)
-class _Fetched:
-    order: str
-    outcome: list[str] | transfers.Failed | transfers.Refused
-
-
-@dataclass(frozen=True)
-class _Delivered:
-    order: str
-    problem: Exception | None
-
-
 class Node:
     """Everything is owned by the thread that calls `run`."""
 
@@ -95,6 +83,7 @@ class Node:
         self._worker = Worker(home, approval.memory, mail.post, gate.confinement())
         self._link = Link(site.connect, self._hello, self._look, leaving=gate.spoken)
         site.witness.speak(self._link.say)
+        self._moves = Moves(self._link, self._spool, mail, log)
         self._room = Room(self._spool.root, mail, Stop, self._say_full, log)
         self._held: Allowed | Held = Allowed()
         self.tries = 0
@@ -103,7 +92,6 @@ class Node:
         self._sweep_at = math.inf
         self._admitted = False
         self._refusing = ""
-        self._let_go = ""  # the last order withdrawn before it was begun; read by its fetch as well
         self._last_content: set[str] = set()
         self._last_cut = ""
         self._said_state = ("", "", "")
@@ -140,7 +128,7 @@ class Node:
             self._hand_over(order)
         stub = self._link.exchange()
         if free and stub is not None and (order := self._desk.next_fetch(now)) is not None:
-            self._in_thread("fetch", self._fetch, stub, order)
+            self._moves.fetch(stub, order)
         if stub is not None and (reply := self._desk.next_delivery(now)) is not None:
             self._deliver(stub, reply)
         if self._gate.draining and self._desk.empty:
@@ -208,9 +196,9 @@ class Node:
                 self._hear_worker(fact)
             case Gone():
                 self._gone(fact)
-            case _Fetched():
+            case Fetched():
                 self._fetched(fact)
-            case _Delivered():
+            case Delivered():
                 self._delivered(fact)
             case Stop():
                 self._ending = 0
@@ -300,7 +288,7 @@ class Node:
 
     def _withdrawn(self, order: str) -> None:
         if self._desk.withdrawn(order):
-            self._let_go = order
+            self._moves.let_go = order
             self._log.info("withdrawn before it was begun: %s", order[:80])
 
     def _refuse(self, why: str) -> None:
@@ -431,28 +419,7 @@ class Node:
 
     # --- transfers --------------------------------------------------------------------------------
 
-    def _in_thread(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
-        threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
-
-    def _fetch(self, stub: Any, order: Order) -> None:
-        """In its own thread."""
-        tell = Teller(self._link, order.id, "fetching byte")
-
-        def moved(done: int, total: int) -> None:
-            if self._let_go == order.id:
-                raise transfers.Failed("the order is withdrawn")
-            tell(done, total)
-
-        try:
-            outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
-        except (transfers.Failed, transfers.Refused) as error:
-            outcome = error
-        except Exception as error:  # a thread that ends without a word would be waited for for ever
-            self._log.exception("fetching %s", order.id)
-            outcome = transfers.Failed(repr(error))
-        self._mail.post(_Fetched(order.id, outcome))
-
-    def _fetched(self, fact: _Fetched) -> None:
+    def _fetched(self, fact: Fetched) -> None:
         match fact.outcome:
             case transfers.Failed():
                 self._log.info("fetching %s: %s", fact.order, fact.outcome)
@@ -471,36 +438,21 @@ class Node:
         try:
             parts = [transfers.Part(*part) for part in self._spool.parts(order)]
         except (BarnraiseError, ContentError) as error:
-            self._mail.urge(_Delivered(order, error))
+            self._mail.urge(Delivered(order, error))
             return
         size = sum(part.size for part in parts)
         decided = self._gate.leaves(order, self._spool.reply(order), size)
         if isinstance(decided, Forbidden):
             refused = transfers.Refused(f"N323: {decided.reason}")
-            self._mail.urge(_Delivered(order, refused))
+            self._mail.urge(Delivered(order, refused))
             return
         if isinstance(decided, Held):
             self._desk.delivery_failed(time.monotonic())
             return
         statement = json.dumps(self._spool.kept.replies[order].statement).encode()
-        self._in_thread("deliver", self._delivery, stub, order, statement, parts)
+        self._moves.deliver(stub, order, statement, parts)
 
-    def _delivery(
-        self, stub: Any, order: str, statement: bytes, parts: list[transfers.Part]
-    ) -> None:
-        """In its own thread."""
-        problem: Exception | None = None
-        try:
-            moved = Teller(self._link, order, "delivering byte")
-            transfers.deliver(stub, order, statement, parts, moved)
-        except (transfers.Failed, transfers.Refused, OSError) as error:
-            problem = error
-        except Exception as error:  # as above
-            self._log.exception("delivering %s", order)
-            problem = transfers.Failed(repr(error))
-        self._mail.post(_Delivered(order, problem))
-
-    def _delivered(self, fact: _Delivered) -> None:
+    def _delivered(self, fact: Delivered) -> None:
         match fact.problem:
             case None:
                 failpoints.reach("daemon:delivered")

@@ -72,6 +72,7 @@ class Hand:
         self, home: Path, memory: int | None, tell: Callable[[Any], None], *_: Any
     ) -> None:
         self._name, self._tell, self.life = home.name, tell, 0
+        self.process = None
 
     def start(self, first: Mapping[str, Any]) -> None:
         self.life += 1
