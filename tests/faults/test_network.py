@@ -162,6 +162,9 @@ def test_a_transfer_goes_on_where_it_ended(
 ) -> None:
     house, bob = barn.house, barn.members["bob"]
     order = house.order("bob", content=house.content(1.0, size=4 * MB))
+    group = {"type": order.type, "group": "", "content": order.content, "ttl": order.ttl}
+    sent = {"batch": order.batch, "kind": "send", "timeout": None}
+    house.log.write(("batch.sent", {**sent, "orders": [{**group, "members": ["bob"]}]}))
     bob.line.rate = 4_000_000
     bob.start()
     house.fleet.dispatch([order])
