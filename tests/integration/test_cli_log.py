@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import AppMaker, Command
 
 from barnraise.coordinator.journal import Journal
 from barnraise.protocols import merkle
+
+AppMaker = Callable[..., Path]
+Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")

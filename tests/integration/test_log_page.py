@@ -6,9 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from conftest import AppMaker, Command
+AppMaker = Callable[..., Path]
+Command = Callable[..., Any]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "log.md").read_text()
 
