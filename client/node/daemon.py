@@ -51,9 +51,7 @@ def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> in
     return 0 if run(node_dir, parent, loud=loud) is None else 1
 
 
-def run(
-    node_dir: Path, parent: int | None = None, *, loud: bool = False
-) -> BarnraiseError | None:
+def run(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> BarnraiseError | None:
     """Run the node in this process until it is told to end; what it ended by, if something went wrong.
 
     `parent` is the process without which it is not to live. What goes wrong is told in `logs/node.log`
