@@ -21,6 +21,7 @@ from typing import Any
 from flwr.serverapp import ServerApp
 
 from barnraise.coordinator import campaign, events
+from barnraise.coordinator.batches import closed_body
 from barnraise.coordinator.conduct import conduct
 from barnraise.coordinator.directory import RunDirectory
 from barnraise.coordinator.federation import Federation
@@ -28,9 +29,9 @@ from barnraise.coordinator.grid import DurableGrid, Terms
 from barnraise.coordinator.ledger import MEMBER, REVOKED, utc
 from barnraise.coordinator.proposals import Proposal, proposal
 from barnraise.coordinator.rounds import Policy
-from barnraise.coordinator.runlog import RunLog
+from barnraise.coordinator.runlog import RunLog, left_open
 from barnraise.coordinator.session import SessionFleet
-from barnraise.coordinator.word import Word
+from barnraise.coordinator.word import Word, aborted
 from barnraise.protocols import files, flower
 from barnraise.protocols.apps import BUILT_IN, CHARTER, INIT, app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
@@ -102,7 +103,10 @@ def state_of(federation: Federation, run: Run) -> str:
     closed = log_of(federation, run).closed()
     if closed is not None:
         return ABORTED if closed["report"].get("aborted") else FINISHED
-    return FAILED if run.error() is not None else OPEN
+    error = run.error()
+    if error is None:
+        return OPEN
+    return ABORTED if error["error"] == "F115" else FAILED
 
 
 def open_run(federation: Federation) -> Run | None:
@@ -243,7 +247,7 @@ class Conduct:
         except BarnraiseError as error:
             if error.code != "F115":
                 raise
-            abort(self.log)
+            abort(self.run, self.log)
         return self._ended()
 
     def _run(self, server: ServerApp, grid: DurableGrid) -> None:
@@ -291,12 +295,26 @@ class Conduct:
         }
 
 
-def abort(log: RunLog) -> None:
-    """Put on record that the run ended without a result: its model is the last that was sealed."""
+def abort(run: Run, log: RunLog) -> None:
+    """Put on record that the run ended without a result: its model is the last that was sealed.
+
+    Batches that are open still, as when the process was killed, are closed as they stand. Of a run that
+    stopped before it was on record nothing is put there.
+    """
+    opened = log.journal.find(f"run.opened {log.run}")
+    if opened is None:
+        run.stopped(aborted())
+        return
     seal = log.last("round.sealed")
     model = seal[1]["model"] if seal else ""
     report = {"aborted": True, "round": seal[1]["round"] if seal else 0}
-    log.write(("run.closed", {"model": model, "named": bool(seal), "report": report}))
+    policy = Policy(**log.whole(opened[1]).body["policy"])
+    closings = [
+        ("batch.closed", closed_body(policy, batch, "the run ended", {}))
+        for batch in left_open(log)
+    ]
+    ended = {"model": model, "named": bool(seal), "report": report}
+    log.write(*closings, ("run.closed", ended))
 
 
 def listed(federation: Federation) -> Iterator[dict[str, Any]]:

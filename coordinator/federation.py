@@ -166,7 +166,7 @@ def _described(name: str, host: str, listen: str | None) -> Description:
     session = f"{bare}:{first}"
     enrolment = f"{bare}:{second or first + 1}"
     for address in (session, enrolment):
-        _address(address)
+        _address(address, host)
     return Description(name, listen or _listening(bare), session, enrolment)
 
 
@@ -185,12 +185,15 @@ def _free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def _address(address: str) -> None:
+def _address(address: str, given: str = "") -> None:
     try:
         split_address(address)
-    except BarnraiseError as error:
+    except BarnraiseError:
         raise BarnraiseError(
-            "F103", f"{address!r} is no address of a server", error.evidence, next="give HOST:PORT"
+            "F103",
+            f"{given or address!r} is no address of a server",
+            "it is HOST or HOST:PORT, with a port from 1 to 65534: the next one is used as well",
+            next="give HOST:PORT",
         ) from None
 
 

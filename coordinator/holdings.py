@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from barnraise.coordinator.campaigns import runs
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.runlog import RunLog
 
@@ -11,12 +12,14 @@ def holdings(federation: Federation, member: str) -> list[str]:
 
     `neighbours-1: rounds 1, 2, 4; the model sha256:…`, the model being the run's last so far.
     """
-    lines = []
+    lines, names = [], {run.run: run.name for run in runs(federation)}
     for run in federation.ledger.read().runs:
         rounds, model = _work(federation, run, member)
         if rounds:
             counted = ", ".join(map(str, rounds))
-            lines.append(f"{run}: rounds {counted}; the model {model or 'is not sealed yet'}")
+            lines.append(
+                f"{names.get(run, run)}: rounds {counted}; the model {model or 'is not sealed yet'}"
+            )
     return lines
 
 

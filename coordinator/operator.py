@@ -273,7 +273,7 @@ class Operator:
         found = campaigns.named(self.federation, run) if run else self._unfinished()
         if campaigns.state_of(self.federation, found) in (campaigns.FINISHED, campaigns.ABORTED):
             raise _none_open(f"{found.name} has ended")
-        campaigns.abort(campaigns.log_of(self.federation, found))
+        campaigns.abort(found, campaigns.log_of(self.federation, found))
         return {"run": found.name}
 
     def _unfinished(self) -> Run:

@@ -239,6 +239,14 @@ class Cursor:
             batch.pulled |= set(body["orders"]) & batch.orders.keys()
 
 
+def left_open(log: RunLog) -> list[Batch]:
+    """The run's batches that the journal does not close, with the verdicts on record."""
+    cursor = Cursor(log, {}, 0)
+    while cursor.upcoming() is not None:
+        cursor.take()
+    return [batch for batch in cursor.batches.values() if batch.closed is None]
+
+
 def said(entry: Entry) -> str:
     """A recorded operation in one line, for the one who reads that the app diverged."""
     body = entry.body

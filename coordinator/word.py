@@ -12,6 +12,14 @@ from barnraise.coordinator.rounds import Decision
 from barnraise.protocols.errors import BarnraiseError
 
 
+def aborted() -> BarnraiseError:
+    return BarnraiseError(
+        "F115",
+        "the operator aborted the run",
+        changed="what was accepted is on record; the model stays as it was",
+    )
+
+
 class Word:
     """Nothing was said, at first."""
 
@@ -48,11 +56,7 @@ class Word:
     def check(self) -> None:
         """Raises F115 if the run is to end."""
         if self.aborted:
-            raise BarnraiseError(
-                "F115",
-                "the operator aborted the run",
-                changed="what was accepted is on record; the model stays as it was",
-            )
+            raise aborted()
 
     def closes(self) -> bool:
         """Whether to close what is open; asked once, it is done."""

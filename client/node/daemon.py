@@ -47,10 +47,15 @@ RENEWAL_EVERY = 60.0  # seconds between two looks at the certificate
 
 
 def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> int:
-    """Run the node in this process until it is told to end; its exit status.
+    """Run the node as `run` does; its exit status."""
+    return 0 if run(node_dir, parent, loud=loud) is None else 1
+
+
+def run(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> BarnraiseError | None:
+    """Run the node in this process until it is told to end; what it ended by, if something went wrong.
 
     `parent` is the process without which it is not to live. What goes wrong is told in `logs/node.log`
-    and on standard error, with `loud` whatever else happens too. SIGTERM and SIGINT end it with status 0.
+    and on standard error, with `loud` whatever else happens too. SIGTERM and SIGINT end it well.
     """
     if parent is not None:
         sandbox.end_with_parent(signal.SIGKILL, parent)
@@ -64,13 +69,20 @@ def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> in
     try:
         with files.disk_errors(home), locked(home):
             log = node_log(home / "logs", loud=loud)
-            return _run(home, mail, log)
+            _run(home, mail, log)
+            return None
     except BarnraiseError as error:
         log.error("%s", error)
-        return 1
-    except Exception:
+        return error
+    except Exception as error:
         log.exception("X101: the node itself failed")
-        return 1
+        return BarnraiseError(
+            "X101",
+            "the node itself failed",
+            type(error).__name__,
+            "what was begun is kept",
+            f"read the end of {home / 'logs' / 'node.log'}, and report it",
+        )
 
 
 def _run(home: Path, mail: Mailbox, log: logging.Logger) -> int:

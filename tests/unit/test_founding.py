@@ -14,6 +14,7 @@ from barnraise.coordinator import campaigns, proposals
 from barnraise.coordinator.federation import DESCRIPTION, Description, Federation, found, opened
 from barnraise.coordinator.ledger import LEFT, MEMBER, REVOKED, Standing
 from barnraise.coordinator.lobby import Seen
+from barnraise.coordinator.log_check import check_log
 from barnraise.coordinator.operator import Operator, readiness
 from barnraise.coordinator.proposals import Draft
 from barnraise.coordinator.registry import Registry
@@ -173,10 +174,36 @@ def test_a_run_is_created_once_its_quorum_has_signed_and_again_only_when_it_has_
         run.stopped(BarnraiseError("A201", "the ServerApp raised"))
         assert campaigns.state_of(federation, run) == campaigns.FAILED
         assert campaigns.create(federation, one) == run
-        campaigns.abort(campaigns.log_of(federation, run))
+        campaigns.abort(run, campaigns.log_of(federation, run))
         assert campaigns.state_of(federation, run) == campaigns.ABORTED
+        assert check_log(federation.root).problems == []
         assert campaigns.create(federation, one).name == "neighbours-2"
         assert code_of(campaigns.named, federation, "nobody") == "F113"
+
+
+def test_a_run_that_is_aborted_with_a_batch_open_leaves_a_log_that_holds_together(
+    tmp_path: Path,
+) -> None:
+    found(tmp_path / "f", "neighbours", "127.0.0.1:0")
+    with opened(tmp_path / "f") as federation:
+        key = enrol(federation, "ada")
+        Operator(federation).confirm("ada")
+        one = proposals.propose(federation, Draft.charter(federation.root / "charter.toml"))
+        payload = one.agreement.payload()
+        federation.ledger.signed(one.digest, "ada", statements.sign(key, "ada", "charter", payload))
+        run = campaigns.create(federation, one)
+        conduct = campaigns.Conduct(federation, run, lambda _: None)
+        log = campaigns.log_of(federation, run)
+        order = {"content": "sha256:" + 64 * "0", "group": "", "members": ["ada"], "ttl": 9.0}
+        sent = {"batch": 1, "kind": "send", "timeout": 9.0, "orders": [order | {"type": "train"}]}
+        log.write(("run.opened", conduct._body(conduct.members)), ("batch.sent", sent))
+
+        assert Operator(federation).abort() == {"run": "neighbours-1"}
+        assert campaigns.state_of(federation, run) == campaigns.ABORTED
+        seen = log.last("batch.closed")
+        assert seen is not None and seen[1]["absent"] == ["ada"]
+        problems = check_log(federation.root).problems
+        assert not [p for p in problems if "never closed" in p], problems
 
 
 def test_readiness_says_why_not() -> None:

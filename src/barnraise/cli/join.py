@@ -33,9 +33,17 @@ def join(
     """
     from barnraise.cli.watch import say
     from barnraise.client.keys import Membership, NodeKeys
+    from barnraise.client.node import policy_file
     from barnraise.protocols.invite import Invite, spoken
 
     parsed = Invite.parse(_line(invite))
+    if (directory / "federation.toml").exists():
+        raise BarnraiseError(
+            "D101",
+            f"{directory} is in use for something else than a node",
+            "it holds the federation itself",
+            next="give a directory that is empty, or does not exist",
+        )
     keys = NodeKeys.open(directory)
     fingerprint = spoken(keys.public_key, parsed.log_key)
     new = Membership.read(directory) is None
@@ -45,6 +53,7 @@ def join(
             f"    {fingerprint}",
         )
     _enrol(directory, parsed)
+    policy_file.make(directory)
     say(
         f"{parsed.member} is a member of {parsed.federation}; its node is in {directory}",
         f"next: barnraise node up {shlex.quote(str(directory))}",

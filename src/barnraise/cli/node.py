@@ -42,11 +42,13 @@ def up(
 
     What has been begun is kept; started again, the node goes on with it.
     """
-    from barnraise.client.node.daemon import main
+    from barnraise.client.node.daemon import run
 
     home = site.home_of(directory)
     _say(f"the node in {home} starts; barnraise node status --dir {shlex.quote(str(home))}")
-    return {"ok": main(home, loud=True) == 0, "directory": str(home)}
+    failed = run(home, loud=True)
+    why = {} if failed is None else failed.as_dict()
+    return {"ok": failed is None, **why, "directory": str(home)}
 
 
 def status(

@@ -148,13 +148,14 @@ def _changes(operator: Operator) -> Callable[[], None]:
     from barnraise.cli.tables import member_line
     from barnraise.cli.watch import say
 
-    told: dict[str, tuple[Any, ...]] = {}
+    told: dict[tuple[str, str], tuple[Any, ...]] = {}
 
     def draw() -> None:
         for one in operator.members()["members"]:
+            who = one["member"], one.get("fingerprint", "")  # a name may be revoked, and join anew
             state = (one["status"], one.get("state"), one.get("detail"))
-            if told.get(one["member"]) != state:
-                told[one["member"]] = state
+            if told.get(who) != state:
+                told[who] = state
                 say(member_line(one, 0))
 
     return draw

@@ -84,11 +84,28 @@ def _approval(directory: Path) -> Check:
 
     path = directory / FILE
     if not path.exists():
-        return Check("approval", "this site has approved no run yet")
+        return _consents(directory)
     try:
         Approval.of(json.loads(path.read_bytes())).check_code()
     except (BarnraiseError, ValueError) as error:
         fix = "barnraise node review, and approve the agreement again"
         saw = error.evidence if isinstance(error, BarnraiseError) else str(error)
         return Check("approval", saw.replace("\n", "; "), "H109", fix)
+    return Check("approval", "the code at hand is what this site approved")
+
+
+def _consents(directory: Path) -> Check:
+    """The same of what this site approved in its federation."""
+    from barnraise.client.node import consent
+
+    approved = consent.consents(directory)
+    if not approved:
+        return Check("approval", "this site has approved nothing yet")
+    for agreement in approved:
+        if not consent.folder_of(directory, agreement).exists():
+            continue  # a running node fetches it again
+        try:
+            consent.named(directory, agreement)
+        except BarnraiseError as error:
+            return Check("approval", f"{error.what}: {agreement}", "H109", error.next)
     return Check("approval", "the code at hand is what this site approved")

@@ -15,6 +15,7 @@ from floor_kit import PEM, House
 
 from barnraise.client import enrol
 from barnraise.client.keys import Membership
+from barnraise.client.node import consent
 from barnraise.coordinator.authority import Authority
 from barnraise.coordinator.enrolment import serve_enrolment
 from barnraise.doctor import federation, machine, network, node
@@ -121,6 +122,16 @@ def test_what_speaks_no_tls(home: Path) -> None:
 def test_a_member_that_is_revoked(house: House, home: Path) -> None:
     house.operator.revoke("cyd")
     assert codes(node.checks(home)) == ["H111"]
+
+
+def test_approved_code_that_was_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agreement = "sha256:" + 64 * "a"
+    monkeypatch.setattr(consent, "consents", lambda _: {agreement: None})
+    assert codes(node.checks(home)) == []
+    folder = consent.folder_of(home, agreement)
+    folder.mkdir(parents=True)
+    (folder / "agreement.json").write_text("{}")
+    assert codes(node.checks(home)) == ["H109"]
 
 
 def test_clocks_that_are_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
