@@ -307,7 +307,7 @@ class Spool:
     def sweep(self, contents: set[str]) -> None:
         """Drop every blob that neither the last commit nor one of these orders' contents needs.
 
-        An order may bring the very bytes of a reply that is forgotten: the worker then reads the reply's copy,
+        An order may bring the very bytes of a forgotten reply: the worker then reads the reply's copy,
         which it finds first, so that stays too. Not while something is being fetched.
         """
         if self._forgotten:
