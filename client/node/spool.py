@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Spool:
         self._path = root / "current.json"
         self.kept = self._read(run)
         self._forgotten = False  # something that is still in current.json
-        self._drop_but(self._blobs, self.kept.contents())
+        self._drop_but(self._blobs, self._needed(self._blobs, self.kept.contents()))
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -307,21 +307,27 @@ class Spool:
     def sweep(self, contents: set[str]) -> None:
         """Drop every blob that neither the last commit nor one of these orders' contents needs.
 
-        Not while something is being fetched.
+        An order may bring the very bytes of a forgotten reply: the worker then reads the reply's copy,
+        which it finds first, so that stays too. Not while something is being fetched.
         """
         if self._forgotten:
             self._replace(self.kept)
-        self._drop_but(self._blobs, self.kept.contents())
-        self._drop_but(self._inbox, contents)
+        ordered = self._needed(self._inbox, contents)
+        self._drop_but(self._blobs, ordered | self._needed(self._blobs, self.kept.contents()))
+        self._drop_but(self._inbox, ordered)
         for path in self.partial.iterdir():
             path.unlink()
 
-    def _drop_but(self, store: BlobStore, contents: Any) -> None:
+    def _needed(self, store: BlobStore, contents: Iterable[str]) -> set[str]:
+        """These contents, and the blobs that they name where the store has them."""
         needed = set()
         for content in contents:
             needed.add(content)
             if store.has(content):
                 needed.update(Envelope.decode(store.read(content)).blobs())
+        return needed
+
+    def _drop_but(self, store: BlobStore, needed: set[str]) -> None:
         for digest in set(store.all()) - needed:
             self.spares.keep(store.path(digest))
             store.drop(digest)

@@ -7,11 +7,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 AppMaker = Callable[..., Path]
 Command = Callable[..., Any]
+
+from barnraise.protocols.tlog_proof import TlogProof
 
 PAGE = (Path(__file__).parents[2] / "docs" / "log.md").read_text()
 
@@ -32,6 +35,11 @@ def test_every_command_of_the_page_runs(
     (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "check.py").write_text(script)
     arguments = ["check.py", "entry.tlog-proof", "entry.tlog-proof.entry", key]
+    proof = tmp_path / "entry.tlog-proof"
+    bare = proof.read_bytes()
+    with_extra = replace(TlogProof.decode(bare), extra=b"{}").encode()
+    assert with_extra != bare
+    proof.write_bytes(with_extra)  # as a member's receipts have it
     for good in (True, False):
         checked = subprocess.run(
             [sys.executable, "-I", *arguments], cwd=tmp_path, capture_output=True, check=False

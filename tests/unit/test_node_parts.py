@@ -164,6 +164,24 @@ def test_a_reply_of_the_orders_own_arrays_is_kept_when_the_order_is_gone(tmp_pat
     assert not held.has(digest(data))
 
 
+def test_an_orders_arrays_that_were_a_reply_stay_where_the_worker_found_them(
+    tmp_path: Path,
+) -> None:
+    held = spool(tmp_path)
+    reply = content(worker(held), 1.0)
+    held.commit(Answer(ORDER, reply), sign)
+    for name, _, path in held.parts(ORDER):
+        (held.partial / name[7:]).write_bytes(path.read_bytes())
+    names = [name for name, _, _ in held.parts(ORDER)]
+    held.received(names)
+    arrays = worker(held).records(reply)["a"]
+    held.forget(ORDER)
+    held.sweep({reply})
+    assert arrays["w"].numpy().tolist() == [1.0] * 3
+    held.sweep(set())
+    assert not [held.find(name) for name in names if held.find(name).exists()]
+
+
 def test_contents_are_held_against_their_digests_after_a_restart(tmp_path: Path) -> None:
     held = spool(tmp_path)
     for data in (b"one", b"two"):
