@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from barnraise.protocols.tlog_proof import TlogProof
+
 AppMaker = Callable[..., Path]
 Command = Callable[..., Any]
-
-from barnraise.protocols.tlog_proof import TlogProof
 
 PAGE = (Path(__file__).parents[2] / "docs" / "log.md").read_text()
 
