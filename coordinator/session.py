@@ -119,7 +119,8 @@ class SessionFleet:
         ] = {}  # order -> member, handed to the Grid and not acknowledged
         self._awaited: list[str] = []  # whom `wait_for` has said that it waits for, and since when
         self._awaited_since: float | None = None
-        self._bell = threading.Condition()  # the five below are under it
+        self._bell = threading.Condition()  # the six below are under it
+        self._fault: BarnraiseError | None = None
         self._handed: list[Handed] = []
         self._attended: set[str] = set()
         self._revoked = {m.name for m in members if authority.revoked(m)}
@@ -319,10 +320,15 @@ class SessionFleet:
         return self._missing(wanted) != told
 
     def _wait(self, until: float | None, ready: Callable[[], bool]) -> None:
-        """Until this is so (asked under `_bell`), the roster changes, or `until` passes."""
+        """Until this is so (asked under `_bell`), the roster changes, or `until` passes.
+
+        Raises what `fail` was given.
+        """
         while True:
             self._tell()
             with self._bell:
+                if self._fault is not None:
+                    raise self._fault
                 now = self.now()
                 if ready() or self._stirred or (until is not None and now >= until):
                     self._stirred = False
@@ -369,6 +375,12 @@ class SessionFleet:
         """Whoever starts this member's node says that it died and is started again."""
         if self._presence.of(name).state != OBJECTS:
             self._presence.state(name, RESTARTING, why)
+
+    def fail(self, why: BarnraiseError) -> None:
+        """End whatever waits here, now and from now on. May be called from any thread."""
+        with self._bell:
+            self._fault = why
+            self._bell.notify_all()
 
     def have_cosigned(self, seconds: float) -> events.Witnessed:
         """Have the log as it stands cosigned by whoever is there, in so many seconds."""

@@ -26,6 +26,7 @@ from pathlib import Path
 import grpc
 
 from barnraise.client.keys import NodeKeys
+from barnraise.client.node import misconduct
 from barnraise.client.node.approval import FILE as APPROVED
 from barnraise.client.node.daemon import INVITE
 from barnraise.coordinator.authority import Authority
@@ -78,7 +79,7 @@ class Processes:
             for name, home in homes.items():
                 invite = authority.invitation(name, time.time() + INVITED_FOR, session, enrolment)
                 files.replace(home / INVITE, str(invite).encode())
-            nodes = stack.enter_context(_started(homes, fleet.restarting))
+            nodes = stack.enter_context(_started(homes, fleet.restarting, fleet.fail))
             _wait_for(fleet, nodes)
             yield fleet
             setting.watch(fleet.have_cosigned(WITNESSED))
@@ -150,8 +151,14 @@ class NodeProcess:
     ends with the thread that started it.
     """
 
-    def __init__(self, member: str, home: Path, told: Callable[[str, str], None]) -> None:
-        self.member, self.home, self._told = member, home, told
+    def __init__(
+        self,
+        member: str,
+        home: Path,
+        told: Callable[[str, str], None],
+        caught: Callable[[BarnraiseError], None],
+    ) -> None:
+        self.member, self.home, self._told, self._caught = member, home, told, caught
         self.deaths = 0  # in a row; written by the thread alone
         self._ending = threading.Event()
         self._lock = threading.Lock()  # _process
@@ -167,10 +174,21 @@ class NodeProcess:
             code = self._process.wait()
             if self._ending.is_set():
                 return
+            if (why := self._evidence()) is not None:
+                self._caught(why)
+                return
             self.deaths = 1 if time.monotonic() - started > LIVED else self.deaths + 1
             words = self.last_words().splitlines()
             self._told(self.member, f"its daemon ended with {code}: {words[-1] if words else ''}")
             self._ending.wait(min(SLOWEST, 0.1 * 2**self.deaths))
+
+    def _evidence(self) -> BarnraiseError | None:
+        """What the node has caught its coordinator at: it is not started over that."""
+        try:
+            misconduct.check(self.home)
+        except BarnraiseError as why:
+            return why
+        return None
 
     def end(self) -> None:
         """Ask the daemon to end."""
@@ -220,13 +238,15 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def _started(
-    homes: dict[str, Path], told: Callable[[str, str], None]
+    homes: dict[str, Path],
+    told: Callable[[str, str], None],
+    caught: Callable[[BarnraiseError], None],
 ) -> Iterator[list[NodeProcess]]:
     """Every member's node; none of them is left afterwards."""
     nodes: list[NodeProcess] = []
     try:
         for member, home in homes.items():
-            nodes.append(NodeProcess(member, home, told))
+            nodes.append(NodeProcess(member, home, told, caught))
         yield nodes
     finally:
         for node in nodes:
