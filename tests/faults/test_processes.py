@@ -33,6 +33,12 @@ def entries(place: Path) -> int:
         journal.close()
 
 
+def all_run(place: Path) -> bool:
+    """Whether every site has its daemon, which holds its lock, and a worker beside it."""
+    homes = [place / "nodes" / f"site-{i:02d}" for i in range(nodes.SITES)]
+    return all((h / "lock").exists() and len(processes(h, NODE)) >= 2 for h in homes)
+
+
 @pytest.mark.parametrize("name", APPS)
 def test_l9_one_semantics_in_process_and_in_processes(
     tmp_path: Path, whole: dict[str, str], name: str
@@ -55,7 +61,7 @@ def test_no_process_is_left_however_the_command_ends(
     place = tmp_path / "run"
     with no_process_left(place):
         process = start("mean", place)
-        until(lambda: len(processes(place, NODE)) >= 2 * nodes.SITES, "daemons and workers run")
+        until(lambda: all_run(place), "daemons and workers run")
         process.send_signal(number)
         _, said = process.communicate()
         assert process.returncode == code, said
@@ -73,10 +79,9 @@ def test_a_port_in_use_is_n118(tmp_path: Path) -> None:
 
 def test_a_node_that_cannot_start_is_n308_with_its_last_words(tmp_path: Path) -> None:
     place = tmp_path / "run"
-    process = start("mean", place)
-    until(lambda: len(processes(place, NODE)) >= 2 * nodes.SITES, "daemons and workers run")
-    process.send_signal(signal.SIGINT)
-    process.communicate()
+    cut = start("mean", place, {"BARNRAISE_KILL_AT": "before:8"})  # all have attended by then
+    cut.communicate()
+    assert cut.returncode == -signal.SIGKILL
     with (place / "nodes" / "site-01" / "lock").open() as held, no_process_left(place):
         fcntl.flock(held, fcntl.LOCK_EX)
         done = subprocess.run(
