@@ -7,53 +7,41 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from barnraise.protocols import control
 from barnraise.protocols import control_pb2 as pb
 from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
-from barnraise.protocols.errors import BarnraiseError
 
 FAREWELL = 1.0  # seconds in which what was answered may still go out
 LOOK = 0.5  # seconds between two looks of a watch
-Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
 class _Servicer(ControlServicer):
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: control.Answer) -> None:
         self._ask = ask
 
     def Ask(self, request: pb.Question, context: grpc.ServicerContext) -> pb.Answer:
-        return pb.Answer(json=self._answer(request.json))
+        return pb.Answer(json=control.replied(request.json, self._ask))
 
     def Watch(self, request: pb.Question, context: grpc.ServicerContext) -> Iterator[pb.Answer]:
         """The answer, and whenever it is another one, until the caller has enough."""
         ended, told = threading.Event(), b""
         context.add_callback(ended.set)
         while not ended.is_set():
-            if (answer := self._answer(request.json)) != told:
+            if (answer := control.replied(request.json, self._ask)) != told:
                 told = answer
                 yield pb.Answer(json=answer)
             ended.wait(LOOK)
 
-    def _answer(self, data: bytes) -> bytes:
-        try:
-            verb, given = control.question(data)
-            return control.answered(self._ask(verb, given))
-        except BarnraiseError as error:
-            return control.failed(error)
-        except (ValueError, TypeError) as error:
-            return control.failed(BarnraiseError("X102", "the question makes no sense", str(error)))
-
 
 @contextmanager
-def listening(directory: Path, ask: Ask) -> Iterator[None]:
+def listening(directory: Path, ask: control.Answer) -> Iterator[None]:
     """Inside, whoever opens the directory's socket is answered."""
     path = directory / control.SOCKET["serve"]
     path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import NoReturn
 import grpc
 
 from barnraise.coordinator.authority import Authority
+from barnraise.coordinator.ports import bind
 from barnraise.protocols import federation_pb2, federation_pb2_grpc
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.invite import split_address
@@ -83,15 +84,7 @@ def serve_enrolment(
     )
     federation_pb2_grpc.add_EnrolmentServicer_to_server(EnrolmentService(authority), server)
     credentials = authority.server_credentials(hosts or (host.strip("[]"),), require_client=False)
-    try:
-        bound = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        raise BarnraiseError(
-            "N118",
-            f"cannot listen on {address}",
-            "the port is in use, or the address is not this machine's",
-            next="end what holds the port, or give another address",
-        ) from None
+    bound = bind(server, address, credentials)
     server.start()
     return server, bound
 

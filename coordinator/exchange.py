@@ -23,12 +23,13 @@ from barnraise.coordinator.desk import Desk, Part, Standing
 from barnraise.coordinator.fleet import Delivery
 from barnraise.coordinator.incoming import Arrival, Offer
 from barnraise.coordinator.presence import Presence, percent
-from barnraise.coordinator.room import Claim, Room, is_full
+from barnraise.coordinator.room import Claim, Room
 from barnraise.coordinator.turns import Turns
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
+from barnraise.protocols.files import is_full
 from barnraise.protocols.transfers import CHUNK
 
 AT_ONCE = 3  # transfers that move at a time, in and out; those whose peer is slow come on top

@@ -20,12 +20,12 @@ from barnraise.coordinator.campaigns import Conduct, Run
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.lobby import Lobby, Seen
 from barnraise.coordinator.membership import Membership
+from barnraise.coordinator.ports import bind
 from barnraise.coordinator.presence import ABSENT
 from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.session import Running, SessionFleet, Settings
 from barnraise.coordinator.transparency import Transparency
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import (
     SessionServicer,
     add_MembershipServicer_to_server,
@@ -226,16 +226,3 @@ class Floor:
         """Whether the process is to begin anew, after at most so many seconds."""
         with self._bell:
             return self._bell.wait_for(lambda: self._anew, seconds)
-
-
-def bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> None:
-    """Raises N118."""
-    try:
-        server.add_secure_port(address, credentials)
-    except RuntimeError:
-        raise BarnraiseError(
-            "N118",
-            f"cannot listen on {address}",
-            "the port is in use, or the address is not this machine's",
-            next="end what holds the port, or give another address",
-        ) from None

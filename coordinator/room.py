@@ -21,20 +21,13 @@ from typing import TypeVar
 from barnraise.coordinator import refusals
 from barnraise.coordinator.events import DiskFull
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.files import FULL
+from barnraise.protocols.files import is_full
 
 HEADROOM = 16 << 20  # bytes kept free for entries, receipts and what is on its way already
 LOOK = 1.0  # seconds between two looks at a disk that was full
 FORGOTTEN = 30.0  # seconds after which nobody seems to want any more what was refused
 
 T = TypeVar("T")
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full, as the system or as we put it."""
-    if isinstance(error, BarnraiseError):
-        return error.code == "D104"
-    return isinstance(error, OSError) and error.errno in FULL
 
 
 def free_of(folder: Path) -> int:

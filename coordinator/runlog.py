@@ -105,10 +105,6 @@ class RunLog:
         """The receipt for the verdict that this order of this member already has on record."""
         return self._receipt(delivery.order, delivery.member, self.journal.find(delivery.order))
 
-    def verdict_index(self, order: str) -> int | None:
-        """The index of the entry that judges this order; from any thread."""
-        return self.journal.index_of(order)
-
     def verdict_of(self, order: str, member: str) -> Receipt | None:
         """The same, from any thread."""
         return self._receipt(order, member, self.journal.look_up(order))

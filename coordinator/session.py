@@ -29,6 +29,7 @@ from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.exchange import Exchange, Handed, Office, add_exchange
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
 from barnraise.coordinator.incoming import SMALL
+from barnraise.coordinator.ports import bind
 from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
 from barnraise.coordinator.prover import Prover
 from barnraise.coordinator.room import HEADROOM, Room
@@ -171,15 +172,10 @@ class SessionFleet:
         settings = self.settings
         credentials = self._authority.server_credentials(settings.hosts, require_client=True)
         try:
-            port = server.add_secure_port(settings.address, credentials)
-        except RuntimeError:
+            port = bind(server, settings.address, credentials)
+        except BarnraiseError:
             threads.shutdown()
-            raise BarnraiseError(
-                "N118",
-                f"cannot listen on {settings.address}",
-                "the port is in use, or the address is not this machine's",
-                next="end what holds the port, or give another address",
-            ) from None
+            raise
         server.start()
         self._server, self._threads = server, threads
         return port

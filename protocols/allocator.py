@@ -20,12 +20,6 @@ def settle(keep: int) -> None:
         libc.mallopt(_TRIM_THRESHOLD, keep)
 
 
-def trim() -> None:
-    """Give what is free back to the kernel."""
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)
-
-
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    return libc if hasattr(libc, "mallopt") else None

@@ -7,13 +7,15 @@ A question is `{"verb": …}` with its arguments; an answer is `{"ok": true, …
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from barnraise.protocols.errors import CODES, BarnraiseError
 
 SOCKET = {"serve": "serve.sock", "node": "node.sock"}
 """The socket's name in the directory of a federation, and of a node."""
+Answer = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+"""(verb, arguments) → the result."""
 
 
 def written(value: Mapping[str, Any]) -> bytes:
@@ -36,6 +38,17 @@ def question(data: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(value, dict) or not isinstance(value.get("verb"), str):
         raise ValueError("a question is an object with a verb")
     return value.pop("verb"), value
+
+
+def replied(data: bytes, answer: Answer) -> bytes:
+    """What `answer` gives to the question in `data`, or why there is none, as an answer."""
+    try:
+        verb, given = question(data)
+        return answered(answer(verb, given))
+    except BarnraiseError as error:
+        return failed(error)
+    except (ValueError, TypeError) as error:
+        return failed(BarnraiseError("X102", "the question makes no sense", str(error)))
 
 
 def answer(data: bytes) -> dict[str, Any]:

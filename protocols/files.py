@@ -18,6 +18,13 @@ from barnraise.protocols.errors import BarnraiseError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, as the system or as we put it (D104)."""
+    if isinstance(error, BarnraiseError):
+        return error.code == "D104"
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 def keep(path: Path, data: bytes) -> bytes:
     """Write a file (0600) unless there is one; returns what it then holds."""
     if not path.exists():

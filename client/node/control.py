@@ -6,46 +6,34 @@ What is asked is answered by a function that it is given; it knows no verb.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from barnraise.protocols import control
 from barnraise.protocols import control_pb2 as pb
 from barnraise.protocols.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
-from barnraise.protocols.errors import BarnraiseError
 
 SOCKET = control.SOCKET["node"]
-Answer = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
 class _Servicer(ControlServicer):
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: control.Answer) -> None:
         self._answer = answer
 
     def Ask(self, request: pb.Question, context: grpc.ServicerContext) -> pb.Answer:
-        return pb.Answer(json=self._answered(request.json))
+        return pb.Answer(json=control.replied(request.json, self._answer))
 
     def Watch(self, request: pb.Question, context: grpc.ServicerContext) -> Iterator[pb.Answer]:
         """The answer of now; a node's state changes seldom, and is asked for again."""
-        yield pb.Answer(json=self._answered(request.json))
-
-    def _answered(self, data: bytes) -> bytes:
-        try:
-            verb, given = control.question(data)
-            return control.answered(self._answer(verb, given))
-        except BarnraiseError as error:
-            return control.failed(error)
-        except (ValueError, TypeError) as error:
-            return control.failed(BarnraiseError("X102", "the question makes no sense", str(error)))
+        yield pb.Answer(json=control.replied(request.json, self._answer))
 
 
 @contextmanager
-def listening(home: Path, answer: Answer) -> Iterator[None]:
+def listening(home: Path, answer: control.Answer) -> Iterator[None]:
     """Inside, whoever opens the node's socket is answered, in a thread of its own."""
     (home / SOCKET).unlink(missing_ok=True)
     threads = ThreadPoolExecutor(4, "control")

@@ -25,12 +25,6 @@ AGAIN = 1.0  # seconds until what a full disk refused is tried again
 T = TypeVar("T")
 
 
-def is_full(error: BaseException) -> bool:
-    if isinstance(error, BarnraiseError):
-        return error.code == "D104"
-    return isinstance(error, OSError) and error.errno in files.FULL
-
-
 class Room:
     """Owned by the daemon's main thread. `say` tells the coordinator the node's state."""
 
@@ -66,7 +60,7 @@ class Room:
                 with files.disk_errors(self._folder):
                     done = act()
             except BarnraiseError as error:
-                if not is_full(error):
+                if not files.is_full(error):
                     raise
                 self.lacks(error.evidence)
                 self._say(STATE)
