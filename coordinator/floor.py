@@ -52,7 +52,8 @@ class Floor:
         self._signatures = 0
         self._fleet: SessionFleet | None = None  # set once, by the run's thread
         self._calls: Calls | None = None
-        self._batch_open = False  # written by the run's thread alone
+        self._batch_open = False  # this and `sent_bytes` are written by the run's thread alone
+        self.sent_bytes = 0  # what orders have carried since this process began
         self._lobby = Lobby(federation.name)
         held = conduct.run.agreement if conduct is not None else ""
         self._membership = Membership(federation, self._signed, self._left, held)
@@ -150,6 +151,7 @@ class Floor:
         """A watcher of the run, to know whether a batch is open."""
         if isinstance(event, events.BatchSent):
             self._batch_open = not event.replayed
+            self.sent_bytes += 0 if event.replayed else event.bytes
         elif isinstance(event, events.BatchClosed):
             self._batch_open = False
 
