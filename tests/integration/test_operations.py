@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from walkthrough_kit import Deed, Typed, Walk, matches, steps
+from prometheus_client.parser import text_string_to_metric_families
+from walkthrough_kit import Deed, Ran, Typed, Walk, matches, steps
 
 from barnraise.coordinator.log import Log
 
@@ -124,17 +130,47 @@ def do(walk: Walk, words: tuple[str, ...]) -> None:
             path.write_text(held)
         case ("rollback",):
             types(walk, "operator", "backup older --dir copy-1", "…")
+        case ("metrics", port):
+            metrics(walk, int(walk.known[port]))
         case ("old", "copy"):
             older(walk)
+            batch_job(walk)
         case _:
             raise AssertionError(words)
 
 
+def told(port: int, path: str) -> str:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    return connection.getresponse().read().decode()
+
+
+def metrics(walk: Walk, port: int) -> None:
+    """Both runs are counted, by a process that conducted one of them and has begun anew since."""
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return bool(told(port, "/healthz"))
+        return False
+
+    walk.until(answers, "serve begins anew")
+    found = {
+        f"{one.name} {' '.join(one.labels.values())}".strip(): one.value
+        for family in text_string_to_metric_families(told(port, "/metrics"))
+        for one in family.samples
+    }
+    assert found["barnraise_runs_closed_total finished"] == 2
+    assert found["barnraise_rounds_sealed_total"] == 4, "of each run the initial model and a round"
+    assert found["barnraise_batches_closed_total train false"] == 2
+    assert found["barnraise_replies_total accepted"] == 2 * (1 + 2 + 2 + 2)
+    assert found["barnraise_received_bytes_total"] > 10_000
+    assert found["barnraise_phase_seconds_total train"] > 0
+    assert found["barnraise_batch_missing_replies"] == found["barnraise_batch_open_seconds"] == 0
+
+
 def healthz(walk: Walk, port: int, why: str) -> None:
     def answer() -> dict[str, object]:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("GET", "/healthz")
-        return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
+        return json.loads(told(port, "/healthz"))  # type: ignore[no-any-return]
 
     walk.until(lambda: matches([why], [str(answer()["why"])]), "health")
     walk.until(lambda: "2 of 2" in str(answer()["why"]), "all members")
@@ -156,7 +192,7 @@ def older(walk: Walk) -> None:
         for name in MEMBERS
     ]
     assert min(seen) > entries(operator / "older")
-    types(walk, "operator", "serve older &", "neighbours is served at …")
+    types(walk, "operator", "serve older --log-format json &", "{…is served at …")
     types(walk, "operator", "run open --wait --dir older", "…")
     for name in MEMBERS:
         code, said = walk.ended(f"{name} node")
@@ -166,6 +202,36 @@ def older(walk: Walk) -> None:
         types(walk, name, "node up node &")
     types(walk, "operator", "run watch --dir older", "…", "…  finished  sha256:…")
     types(walk, "operator", "log check older", "…")
+    lines = [json.loads(line) for line in walk.running["operator serve"].said]
+    assert {"RunOpened", "BatchClosed", "Sealed", "RunClosed"} <= {
+        one.get("event") for one in lines
+    }
+    assert all({"time", "level", "what"} <= one.keys() for one in lines)
+
+
+def batch_job(walk: Walk) -> None:
+    """A node as `deploy/slurm` runs it, told that its time is nearly up."""
+    ended(walk, "basel node", signal.SIGTERM)
+    (walk.root / "scontrol").write_text("#!/bin/sh\necho requeued >&2\n")
+    (walk.root / "scontrol").chmod(0o755)
+    path = f"{walk.root}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {
+        "PATH": path,
+        "SLURM_JOB_ID": "4711",
+        "BARNRAISE_NODE": str(walk.home("basel") / "node"),
+    }
+    process = subprocess.Popen(
+        ["bash", ROOT / "deploy/slurm/barnraise-node.sbatch"],
+        env={**os.environ, **given},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ran = walk.running["basel job"] = Ran(process)
+    threading.Thread(target=ran.read, daemon=True).start()
+    walk.until(lambda: any("attending as basel" in line for line in ran.said), "the job's node")
+    process.terminate()
+    code, said = walk.ended("basel job")
+    assert code == 0 and "requeued" in said, said
 
 
 @pytest.mark.slow
