@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -220,6 +220,14 @@ class Charter(_Section):
         return cls.parse(read_text(path), str(path))
 
 
+def terms(table: Mapping[str, Any]) -> ReleaseSection:
+    """A `[release]` table by itself, as a Flower app's charter has it. Raises C103 or C104."""
+    try:
+        return ReleaseSection.model_validate(_tuples(table))
+    except ValidationError as error:
+        raise _explained(error, "the charter", ("release",)) from None
+
+
 def read_text(path: Path) -> str:
     """The text of a charter file; C101 if there is none."""
     try:
@@ -254,14 +262,17 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _explained(error: ValidationError, where: str) -> BarnraiseError:
+def _explained(
+    error: ValidationError, where: str, below: tuple[str, ...] = ()
+) -> BarnraiseError:
     """The first thing that is wrong, with the key and what belongs there."""
     first = error.errors()[0]
-    path = [part for part in first["loc"] if isinstance(part, str)]
-    key = key_of(first["loc"]) or "the charter"
+    loc = (*below, *first["loc"])
+    path = [part for part in loc if isinstance(part, str)]
+    key = key_of(loc) or "the charter"
     if first["type"] == "extra_forbidden":
         return _error("C103", f"{where} has the unknown key {key}", _allowed(path[:-1]))
-    if first["type"] == "missing" and len(path) == len(first["loc"]):
+    if first["type"] == "missing" and len(path) == len(loc):
         return _error("C104", f"{where} lacks the key {key}", f"{key}: {meaning_of(path)}")
     said = "it has too few values" if first["type"] == "missing" else fault(first)
     return _error("C104", f"{where}: {key} is wrong", f"{said}\n{key}: {meaning_of(path)}")
