@@ -147,7 +147,8 @@ def _check_statement(payload: bytes, files: Mapping[str, str]) -> None:
         "predicateType": PREDICATE,
         "predicate": {"resources": _resources(resources), "serialization": dict(SERIALIZATION)},
     }
-    if value != expected or not isinstance(name, str) or len(held) != len(resources):
+    same = json.dumps(value, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    if not same or not isinstance(name, str) or len(held) != len(resources):
         raise SignatureFault("the statement has other fields than the format")
 
 

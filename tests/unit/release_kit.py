@@ -123,11 +123,11 @@ def one_round(number: int, names: tuple[str, ...], loss: float, **changes: Any) 
         "",
         {"loss": loss + 0.5, "num-examples": 4000} if number else {},
         measured,
-        {name: measured for name in names},
+        dict.fromkeys(names, measured),
         {"loss": loss + 0.1} if number else {},
         {},
         4_000_000 if number else 1000,
-        {name: 12.5 for name in names} if number else {},
+        dict.fromkeys(names, 12.5) if number else {},
     )
     return dataclasses.replace(told, **changes)
 
@@ -161,7 +161,12 @@ def rounds(names: tuple[str, ...]) -> tuple[RoundTold, ...]:
 def comparison(names: tuple[str, ...]) -> dict[str, Any]:
     """Together against alone, as the demo's `metrics.json` has it."""
     alone = {
-        name: {"loss": 3.2 + n / 10, "own": 2.9, "round": 3, "history": [[0, 5.5], [3, 3.2 + n / 10]]}
+        name: {
+            "loss": 3.2 + n / 10,
+            "own": 2.9,
+            "round": 3,
+            "history": [[0, 5.5], [3, 3.2 + n / 10]],
+        }
         for n, name in enumerate(names)
     }
     return {
@@ -238,9 +243,12 @@ def mixed() -> Facts:
 def flower_app() -> Facts:
     """A Flower app in a simulation: no charter, no agreement, no licence, no statements, NaN metrics."""
     facts = make(HOSPITALS, "")
-    nothing = [dataclasses.replace(one, organisation="", steps=0, examples=0) for one in facts.members]
+    nothing = [
+        dataclasses.replace(one, organisation="", steps=0, examples=0) for one in facts.members
+    ]
     plain = [
-        dataclasses.replace(one, before={}, after={}, members={}, train={}) for one in facts.rounds[1:]
+        dataclasses.replace(one, before={}, after={}, members={}, train={})
+        for one in facts.rounds[1:]
     ]
     return dataclasses.replace(
         facts,

@@ -36,7 +36,6 @@ FILES = {
     "a.txt": b"before a/, as texts go; after it, as paths go",
     "a/b/Ünïcode \"quoted\" 'name'.py": b"pass\n",
     "code/app/.gitignore": b"*\n",
-    ".gitattributes": b"*.safetensors filter=lfs\n",
     "log/checkpoint": b"x/log\n1\n",
 }
 needs_library = pytest.mark.skipif(
