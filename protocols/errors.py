@@ -135,6 +135,10 @@ CODES: dict[str, str] = {
     "N209": "the content is not this member's to fetch",
     "N210": "a newer call of the same member took over",
     "N211": "the coordinator cannot do this now",
+    # G12: how a release is signed
+    "G121": "the key that signs releases cannot be read",
+    "G122": "what signs releases is not installed",
+    "G123": "the release cannot be signed",
     # H: what `doctor` finds
     "H101": "the host's name cannot be resolved",
     "H102": "the port is closed or cannot be reached",
