@@ -18,7 +18,7 @@ from typing import Any
 
 from barnraise.protocols import canonical, statements
 from barnraise.protocols.apps import BUILT_IN
-from barnraise.protocols.charter import Charter, ReleaseSection, terms
+from barnraise.protocols.charter import NO_TERMS, Charter, ReleaseSection, terms
 from barnraise.protocols.identity import Member, is_name
 
 Value = bool | int | float | str
@@ -128,7 +128,7 @@ class Work:
     quorum: int | None = None
     grace: float | None = None
     deadline: float | None = None
-    release: ReleaseSection = ReleaseSection()  # type: ignore[call-arg]
+    release: ReleaseSection = NO_TERMS
 
     @classmethod
     def of(cls, text: str) -> Work:
@@ -202,4 +202,6 @@ def _of_app(table: Mapping[str, Any]) -> Work:
         raise AgreementError("[rounds] has a wrong key, or a wrong quorum")
     if not all(v is None or (type(v) in (int, float) and v > 0) for v in limits):
         raise AgreementError("[rounds] grace and deadline are positive numbers of seconds")
-    return Work(app["name"], app["component"], config, quorum, *limits, terms(release))
+    grace, deadline = limits
+    said = terms(release)
+    return Work(app["name"], app["component"], config, quorum, grace, deadline, said)

@@ -166,6 +166,10 @@ class ReleaseSection(_Section):
         return self
 
 
+NO_TERMS = ReleaseSection()  # type: ignore[call-arg]
+"""Where nothing was said of a release."""
+
+
 class Charter(_Section):
     """`Charter.parse(text)` of any valid charter; unknown keys and wrong types are errors."""
 
@@ -181,7 +185,7 @@ class Charter(_Section):
         description="how replies become the next model",
     )
     rounds: RoundsSection = Field(description="how many rounds, and when one closes")
-    release: ReleaseSection = Field(ReleaseSection(), description="what a release holds")  # type: ignore[call-arg]
+    release: ReleaseSection = Field(NO_TERMS, description="what a release holds")
 
     @field_validator("name")
     @classmethod
@@ -262,9 +266,7 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _explained(
-    error: ValidationError, where: str, below: tuple[str, ...] = ()
-) -> BarnraiseError:
+def _explained(error: ValidationError, where: str, below: tuple[str, ...] = ()) -> BarnraiseError:
     """The first thing that is wrong, with the key and what belongs there."""
     first = error.errors()[0]
     loc = (*below, *first["loc"])

@@ -98,6 +98,12 @@ CODES: dict[str, str] = {
     "F115": "the operator aborted the run",
     "F116": "the fingerprints differ",
     "F117": "the statement is not accepted",
+    # G1: a release
+    "G101": "there is no finished run to release",
+    "G102": "the run names no model",
+    "G103": "the run's contributions are not all here",
+    "G104": "too few members have cosigned the release",
+    "G105": "an auditor's key cannot be used",
     # P: what a site approved, and what its policy allows
     "P101": "the policy cannot be read",
     "P102": "nothing of that name was proposed to this site",

@@ -17,7 +17,7 @@ from barnraise.protocols import files, release
 from barnraise.protocols.agreements import Agreement, Work
 from barnraise.protocols.apps import code_kept, digest_held
 from barnraise.protocols.canonical import digest as digest_of
-from barnraise.protocols.charter import Charter, ReleaseSection
+from barnraise.protocols.charter import NO_TERMS, Charter, ReleaseSection
 from barnraise.protocols.content import ContentError, Envelope, Values
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
@@ -80,9 +80,7 @@ def gather(source: Source) -> Gathered:
     return found
 
 
-def _of_run(
-    found: Gathered, source: Source, index: int, entry: Entry, train: set[int]
-) -> None:
+def _of_run(found: Gathered, source: Source, index: int, entry: Entry, train: set[int]) -> None:
     body = entry.body
     if entry.type == "batch.sent":
         found.contents |= dict.fromkeys(group["content"] for group in body["orders"])
@@ -117,7 +115,9 @@ def _note_work(found: Gathered, source: Source, body: Mapping[str, Any]) -> None
 def _held(source: Source, digest: str) -> bytes:
     data = source.shelf.read(digest)
     if data is None or digest_of(data) != digest:
-        raise files.damaged(f"the store of {source.root} is damaged", f"{digest} is not there, or other")
+        raise files.damaged(
+            f"the store of {source.root} is damaged", f"{digest} is not there, or other"
+        )
     return data
 
 
@@ -150,7 +150,7 @@ def facts(
             next="release a run of an app that starts a strategy",
         )
     charter = _charter(found.charter_text)
-    terms = Work.of(found.charter_text).release if found.charter_text else ReleaseSection()
+    terms = Work.of(found.charter_text).release if found.charter_text else NO_TERMS
     model = told.closed["model"]
     size, tensors = _tensors(source, model)
     return Facts(
@@ -215,10 +215,14 @@ def _members(found: Gathered, statements: Mapping[str, DataFacts]) -> Iterator[M
         )
 
 
-def _tensors(source: Source, model: str) -> tuple[int, tuple[tuple[str, str, tuple[int, ...]], ...]]:
+def _tensors(
+    source: Source, model: str
+) -> tuple[int, tuple[tuple[str, str, tuple[int, ...]], ...]]:
     path = source.shelf.path(model)
     if not path.is_file():
-        raise files.damaged(f"the store of {source.root} is damaged", f"the model {model} is not there")
+        raise files.damaged(
+            f"the store of {source.root} is damaged", f"the model {model} is not there"
+        )
     try:
         held = open_blob(path)
     except BlobError as error:

@@ -1,6 +1,6 @@
 """`barnraise release`: from a run in a directory to a release in another, which anyone can check.
 
-    gather, write, publish, then the log's tiles and the signature; the same run gives the same bytes
+gather, write, publish, then the log's tiles and the signature; the same run gives the same bytes
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def make(
     comparison: Mapping[str, Any] | None = None,
     told: Told = nobody,
 ) -> Released:
-    """Write the release of `source` to `out`, which must not be there. `publisher` is given `run.opened`'s body.
+    """Write the release of `source` to `out`, which must not be there. `publisher` is given the body of
+    `run.opened`.
 
     Raises D101 where `out` exists, D104, D106, G102 to G105, L103.
     """

@@ -79,7 +79,9 @@ def in_simulation(source: Source, opened: Mapping[str, Any]) -> Publisher:
 
 def on_record(log: RunLog, manifest: str) -> bool:
     """Whether this manifest was published before."""
-    return log.last("release.published", where=lambda body: body["manifest"] == manifest) is not None
+    return (
+        log.last("release.published", where=lambda body: body["manifest"] == manifest) is not None
+    )
 
 
 def unwitnessed(federation: str, size: int, have: list[str], needed: int) -> BarnraiseError:

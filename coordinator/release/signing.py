@@ -75,8 +75,10 @@ def _signed(root: Path, key: Path) -> dict[str, str]:
             items = [kind.new_item(one.identifier, one.digest) for one in held]
             return manifest.Manifest(NAME, items, kind)
 
-    config = Named().set_ignored_paths(paths=[FILE], ignore_git_paths=False)
-    signed = signing.Config().use_elliptic_key_signer(private_key=key)
+    config = Named()  # type: ignore[no-untyped-call,unused-ignore]
+    config.set_ignored_paths(paths=[FILE], ignore_git_paths=False)
+    signed = signing.Config()  # type: ignore[no-untyped-call,unused-ignore]
+    signed.use_elliptic_key_signer(private_key=key)
     signed.set_hashing_config(config).sign(root, root / FILE)
     return config.files
 

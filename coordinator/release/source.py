@@ -81,7 +81,9 @@ def opened(root: Path, run: str | None) -> Iterator[Source]:
 
 def no_such_run(run: str, known: list[str]) -> BarnraiseError:
     there = ", ".join(known) or "none"
-    return BarnraiseError("F113", f"there is no run {run!r}", f"there are: {there}", next="barnraise run list")
+    return BarnraiseError(
+        "F113", f"there is no run {run!r}", f"there are: {there}", next="barnraise run list"
+    )
 
 
 def _of_simulation(root: Path, log: Log) -> tuple[str, Path]:
@@ -89,7 +91,10 @@ def _of_simulation(root: Path, log: Log) -> tuple[str, Path]:
         if b'"type":"run.opened"' in data:
             return str(Entry.decode(data).body["run"]), root / "app"
     raise BarnraiseError(
-        "G101", f"{root} holds no finished run", "its log has no run.opened", next="barnraise log show"
+        "G101",
+        f"{root} holds no finished run",
+        "its log has no run.opened",
+        next="barnraise log show",
     )
 
 
