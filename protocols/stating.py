@@ -25,8 +25,8 @@ from barnraise.protocols.croissant import (
 from barnraise.protocols.statements import StatementError
 from barnraise.protocols.values import is_licence, shortened
 
-MAX_CODE = 1 << 20
-"""Bytes of all processing code of one statement together."""
+MAX_CODE = 1 << 19
+"""Bytes of all processing code of one statement together: with its document it is one message."""
 _SIMPLE_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
