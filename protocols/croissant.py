@@ -287,6 +287,8 @@ def _check_code(document: Mapping[str, Any]) -> None:
         if not is_code_path(path) or not _is_hex(name) or path in code:
             raise CroissantFault("fed:processingCode: each file has a path of its own and a sha256")
         code[str(path)] = str(name)
+    if any(other.startswith(f"{path}/") for path in code for other in code):
+        raise CroissantFault("fed:processingCode: a file lies below another")
     found = _LABEL.fullmatch(document["prov:wasGeneratedBy"]["prov:label"])
     if found is None or found[1] != processing_digest(code):
         raise CroissantFault("prov:wasGeneratedBy names other code than fed:processingCode")

@@ -53,6 +53,8 @@ class Told:
     source: str = ""
     legal_basis: str = ""
     access: str = ""
+    reservations: str = ""
+    illegal_content: str = ""
     published: str = ""
     since: str = ""
     until: str = ""
@@ -114,6 +116,8 @@ def build(
         "fed:acquiredUntil": told.until,
         "fed:sourceCategory": told.source,
         "fed:legalBasis": told.legal_basis,
+        "fed:rightsReservations": told.reservations,
+        "fed:illegalContent": told.illegal_content,
     }
     document |= {key: value for key, value in optional.items() if value}
     if files:

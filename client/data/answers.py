@@ -47,6 +47,8 @@ use_cases = []        # what they are fit for
 preprocessing = []    # what was done to them; ["none"]
 legal_basis = ""      # the consent or other legal basis on which they are used
 access = ""           # optional: under which conditions others may have them
+reservations = ""     # optional: how reservations of rights (text and data mining) were respected
+illegal_content = ""  # optional: how illegal content was kept out
 
 processing_code = []  # files and folders beside this one: the code that prepared the data; may stay empty
 """
@@ -90,6 +92,8 @@ class Answers(BaseModel):
     preprocessing: list[str] = Field(default_factory=list)
     legal_basis: str = ""
     access: str = ""
+    reservations: str = ""
+    illegal_content: str = ""
     processing_code: list[str] = Field(default_factory=list)
     open: _Open | None = None
 
@@ -148,6 +152,8 @@ _PROSE = (
     "preprocessing",
     "legal_basis",
     "access",
+    "reservations",
+    "illegal_content",
 )
 
 
