@@ -98,6 +98,18 @@ CODES: dict[str, str] = {
     "F115": "the operator aborted the run",
     "F116": "the fingerprints differ",
     "F117": "the statement is not accepted",
+    # S: what a site states of its data
+    "S101": "nothing says how the site's data are read",
+    "S102": "the answers about the data cannot be read",
+    "S103": "the answers about the data are not filled in",
+    "S104": "the answers make no data statement",
+    "S105": "an answer quotes the private data",
+    "S106": "a file of open data has no address",
+    "S107": "the processing code cannot be used",
+    "S108": "the record cannot be opened",
+    "S109": "the data are not those that were stated",
+    "S110": "the opening does not hold",
+    "S111": "the site has stated nothing of its data",
     # G1: a release
     "G101": "there is no finished run to release",
     "G102": "the run names no model",

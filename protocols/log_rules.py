@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from barnraise.protocols import canonical, notes, statements
+from barnraise.protocols import canonical, notes, statements, stating
 from barnraise.protocols.agreements import Agreement, AgreementError
 from barnraise.protocols.canonical import NotCanonical
 from barnraise.protocols.entries import Entry, EntryError
@@ -34,6 +34,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "member.left": ("member", "key", "statement"),
     "charter.adopted": ("agreement", "charter"),
     "charter.signed": ("agreement", "member", "statement"),
+    "data.stated": ("member", "document", "open", "statement"),
     "run.opened": ("run", "federation", "app", "members"),
     "roster.seen": ("run", "members"),
     "batch.sent": ("run", "batch", "kind", "orders"),
@@ -83,7 +84,8 @@ class _Charter:
 
 class Rules:
     """`federation`, `log` and `members` (name → hex key of who is a member now) are what the entries
-    say so far; `witnesses` those of the newest agreement, or else of the newest run."""
+    say so far; `witnesses` those of the newest agreement, or else of the newest run; `data` maps a member
+    to the digest of its last data statement."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
@@ -93,6 +95,7 @@ class Rules:
         self.federation = self.log = ""
         self.members: dict[str, str] = {}
         self.witnesses: Mapping[str, str] = {}
+        self.data: dict[str, str] = {}
         self.signatures = 0
         self.named: list[str] = []
 
@@ -155,6 +158,8 @@ class Rules:
                 self._adopted(body)
             case "charter.signed":
                 self._charter_signed(body)
+            case "data.stated":
+                self._stated(body)
             case "run.opened":
                 self._opened(body)
             case "roster.seen":
@@ -192,6 +197,7 @@ class Rules:
         if name in self.members:
             raise _Wrong(f"member.enrolled: {name} is a member already")
         self.members[name] = key
+        self.data.pop(name, None)
 
     def _ended(self, type_: str, body: Mapping[str, Any]) -> None:
         name, key = body["member"], body["key"]
@@ -229,6 +235,19 @@ class Rules:
         charter.agreement.check_signature(name, body["statement"])
         self.signatures += 1
         charter.signed.add(name)
+
+    def _stated(self, body: Mapping[str, Any]) -> None:
+        name, document = body["member"], body["document"]
+        if (key := self.members.get(name)) is None:
+            raise _Wrong(f"data.stated: {name} is no member")
+        if not canonical.is_digest(document) or type(body["open"]) is not bool:
+            raise _Wrong(
+                f"data.stated: {document!r} is no digest, or it is not said whether it is open"
+            )
+        said = (document, body["open"], body["statement"])
+        stating.check_signed(bytes.fromhex(key), self.federation, name, *said)
+        self.signatures += 1
+        self.data[name] = document
 
     def _verified(self, key: str, name: str, kind: str, statement: Any) -> dict[str, Any]:
         payload = statements.verify(bytes.fromhex(key), name, kind, statement)
@@ -369,6 +388,8 @@ def _named(entry: Entry) -> Iterator[str]:
     match entry.type:
         case "charter.adopted":
             yield from (body["agreement"], body["charter"])
+        case "data.stated":
+            yield body["document"]
         case "batch.sent":
             yield from {group["content"] for group in body["orders"]}
         case "reply.accepted":

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from barnraise.cli import site, words
+from barnraise.cli import data, site, words
 from barnraise.cli.config import directory as directory_in
 from barnraise.cli.sim import Json, Verbose
 from barnraise.cli.site import Said
@@ -268,4 +268,5 @@ def verbs() -> typer.Typer:
     policy.command("show")(policy_show)
     policy.command("edit")(policy_edit)
     app.add_typer(policy, name="policy")
+    app.add_typer(data.verbs(), name="data")
     return app
