@@ -29,6 +29,10 @@ class Shelf:
             return path.read_bytes() if path.stat().st_size <= _LARGEST else None
         return self._envelope(digest)
 
+    def file(self, digest: str) -> Path | None:
+        """The file that holds a blob, if it is one."""
+        return path if is_digest(digest) and (path := self._path(digest)).is_file() else None
+
     def envelope(self, digest: str) -> bytes | None:
         """A small blob, if it may be an envelope: those lie together, but for large ones."""
         if is_digest(digest) and self._path(digest).is_file():
