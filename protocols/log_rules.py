@@ -44,6 +44,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "batch.closed": ("run", "batch", "reason", "accepted", "set_aside", "absent"),
     "round.sealed": ("run", "round", "model", "content", "batches"),
     "run.closed": ("run", "model", "named"),
+    "release.published": ("run", "manifest", "model", "contributions"),
 }
 
 
@@ -71,6 +72,7 @@ class _Run:
     sent: int = 0
     round: int = -1
     closed: bool = False
+    model: str = ""
 
 
 @dataclass
@@ -136,8 +138,9 @@ class Rules:
         run = self._runs.get(str(entry.body["run"]))
         if run is None:
             raise _Wrong(f"{entry.type}: the run {entry.body['run']} was never opened")
-        if run.closed:
-            raise _Wrong(f"{entry.type}: the run {entry.body['run']} was closed before")
+        if run.closed != (entry.type == "release.published"):
+            state = "was closed before" if run.closed else "is not closed"
+            raise _Wrong(f"{entry.type}: the run {entry.body['run']} {state}")
 
     def _check(self, entry: Entry) -> None:
         body = entry.body
@@ -166,6 +169,8 @@ class Rules:
                 self._sealed(body)
             case "run.closed":
                 self._run_closed(body)
+            case "release.published":
+                self._published(body)
 
     # --- the federation ------------------------------------------------------------------------------
 
@@ -267,7 +272,7 @@ class Rules:
         if number != run.sent + 1:
             raise _Wrong(f"batch.sent: batch {number} follows batch {run.sent}")
         run.sent = number
-        run.batches[number] = _Batch(dict(_orders(body)))
+        run.batches[number] = _Batch(dict(orders_of(body)))
         self._only_members("batch.sent", body["run"], run.batches[number].orders.values())
 
     def _batch(self, type_: str, body: Mapping[str, Any]) -> _Batch:
@@ -333,8 +338,14 @@ class Rules:
         run = self._runs[body["run"]]
         if still := [n for n, batch in run.batches.items() if not batch.closed]:
             raise _Wrong(f"run.closed: batch {still[0]} was never closed")
-        run.closed = True
+        run.closed, run.model = True, body["model"]
         run.batches.clear()
+
+    def _published(self, body: Mapping[str, Any]) -> None:
+        if not canonical.is_digest(body["manifest"]):
+            raise _Wrong("release.published: its manifest is no digest")
+        if body["model"] != self._runs[body["run"]].model:
+            raise _Wrong("release.published: its model is not the one that the run ended with")
 
 
 def _check_fields(entry: Entry) -> None:
@@ -342,8 +353,8 @@ def _check_fields(entry: Entry) -> None:
         raise _Wrong(f"{entry.type}: it has no {lacking[0]}")
 
 
-def _orders(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(order, member); `n` counts identical orders within the batch (DESIGN §6)."""
+def orders_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(order, member) of a `batch.sent`; `n` counts identical orders within the batch (DESIGN §6)."""
     seen: Counter[tuple[str, ...]] = Counter()
     for group in body["orders"]:
         for name in group["members"]:

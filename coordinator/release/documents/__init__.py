@@ -1,0 +1,12 @@
+"""The documents of a release: each a pure function of the facts, the same bytes for the same facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from barnraise.coordinator.release.facts import Facts
+
+Document = Callable[[Facts], Mapping[str, bytes]]
+"""Files by their path in the release."""
+
+DOCUMENTS: tuple[Document, ...] = ()
