@@ -1,8 +1,8 @@
 """A whole audit: the log's rules, then the rounds of one run, one after another; what cannot be, said.
 
-    Audit(source, identity)   opens, and checks the log; U101, U105
-    .recompute(numbers)       those rounds, by default all; U102 names the first that differs and how
-    .remains()                what can be checked where contributions are sealed
+Audit(source, identity)   opens, and checks the log; U101, U105
+.recompute(numbers)       those rounds, by default all; U102 names the first that differs and how
+.remains()                what can be checked where contributions are sealed
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 
 from barnraise.coordinator.audit.contents import Contents, Identity, file_digest
 from barnraise.coordinator.audit.recompute import Bench, Differs, Recomputed, recompute
-from barnraise.coordinator.audit.sources import SEALED, Source
+from barnraise.coordinator.audit.sources import Source
 from barnraise.coordinator.audit.story import RoundRecord, RunRecord, Story
 from barnraise.protocols import flower
 from barnraise.protocols.agreements import Agreement, AgreementError, Work
@@ -25,6 +25,7 @@ from barnraise.protocols.content import ContentError
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.log_rules import Rules
+from barnraise.protocols.release import SEALED
 from barnraise.protocols.tensors import BlobError
 
 SAID = 20  # problems of a log that are told
@@ -139,10 +140,8 @@ class Audit:
 
     def remains(self) -> list[str]:
         """What holds whether or not contributions are here, a line each. Raises U102."""
-        lines = [
-            f"the log holds together: {self.checked.entries} entries, "
-            f"{self.checked.signatures} statements signed by enrolled keys"
-        ]
+        signed = f"{self.checked.signatures} statements signed by enrolled keys"
+        lines = [f"the log holds together: {self.checked.entries} entries, {signed}"]
         rounds, closed = self.run.rounds, self.run.closed
         if closed is None:
             lines.append("the run is not closed: it may go on")
@@ -152,7 +151,11 @@ class Audit:
                 f"{len(rounds)} seals follow one another"
                 + (f"; void: {', '.join(void)}" if void else "")
             )
-            if closed is not None and closed["named"] and closed["model"] != rounds[-1].seal["model"]:
+            if (
+                closed is not None
+                and closed["named"]
+                and closed["model"] != rounds[-1].seal["model"]
+            ):
                 what = "run.closed names another model than the last seal"
                 how = (f"run.closed: {closed['model']}", f"sealed: {rounds[-1].seal['model']}")
                 raise differs(rounds[-1].number, what, how)
@@ -222,5 +225,3 @@ def differs(number: int, what: str, how: Sequence[str]) -> BarnraiseError:
         "\n".join(how),
         next="keep what you have as it is, and ask the federation's operator and members",
     )
-
-

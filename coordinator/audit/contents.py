@@ -25,13 +25,12 @@ from barnraise.protocols.content import ContentError, Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import BlobError, Spec, open_blob
 
-ENCRYPTED = ".age"
 _LARGEST = 64 << 20  # bytes of an envelope
 _THREADS = 2
 
 
 class Contents:
-    """Owned by one thread. `identity` decrypts what is encrypted. `read` counts the bytes that were hashed."""
+    """Owned by one thread. `identity` decrypts what is encrypted; `read` counts the bytes hashed."""
 
     def __init__(self, source: Source, identity: Identity | None = None) -> None:
         self._source, self._identity = source, identity
@@ -102,10 +101,11 @@ class Contents:
             (self._folder / digest[7:]).unlink(missing_ok=True)
 
     def _found(self, digest: str) -> Path:
-        path = self._source.file(digest)
-        if path is None:
-            raise missing(digest, "it is not there")
-        return self._decrypted(path, digest) if path.suffix == ENCRYPTED else path
+        if (path := self._source.file(digest)) is not None:
+            return path
+        if (sealed := self._source.encrypted(digest)) is not None:
+            return self._decrypted(sealed, digest)
+        raise missing(digest, "it is not there")
 
     def _decrypted(self, path: Path, digest: str) -> Path:
         if self._identity is None:
@@ -146,8 +146,15 @@ class Identity:
     """An age identity file (`age-keygen`): one secret key a line, comments beside. Raises U107."""
 
     def __init__(self, path: Path) -> None:
-        import pyrage
-
+        try:
+            import pyrage
+        except ImportError:
+            raise BarnraiseError(
+                "U107",
+                "an age identity cannot be used without pyrage",
+                "it comes with the extra `release`",
+                next="pip install 'barnraise[release]'",
+            ) from None
         self._age = pyrage
         try:
             lines = [line.strip() for line in path.read_text().splitlines()]

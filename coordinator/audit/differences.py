@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from barnraise.protocols.tensors import Tensor, size_of
 
@@ -38,10 +40,8 @@ class Distance:
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """What differs, a line for each tensor; empty for the same bytes under the same names."""
-    lines = [
-        f"{name}: only one of the two has it" for name in sorted(one.keys() ^ other.keys())
-    ]
-    for name in one.keys() & other.keys():
+    lines = [f"{name}: only one of the two has it" for name in sorted(one.keys() ^ other.keys())]
+    for name in (name for name in one if name in other):
         a, b = one[name], other[name]
         if (a.dtype, tuple(a.shape)) != (b.dtype, tuple(b.shape)):
             lines.append(f"{name}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}")
@@ -75,13 +75,13 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Distance
     return Distance(largest, math.sqrt(square))
 
 
-def _gap(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _gap(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     wide = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
         return np.asarray(np.abs(x.astype(wide) - y.astype(wide)))
 
 
-def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
+def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     size = size_of(tuple(a.shape))
     for start in range(0, size, CHUNK):
         x, y = (np.empty(min(CHUNK, size - start), t.dtype) for t in (a, b))

@@ -109,7 +109,7 @@ def recompute(bench: Bench, record: RoundRecord) -> Recomputed:
     if record.before is None:
         return _first(bench, record)
     # 1. the round's orders: one batch, one content, the model of the seal before
-    batch = _only(record, TRAIN)
+    batch = only(record, TRAIN)
     base, state = bench.sealed(record.before)
     rule = bench.rule()
     rule.load(state)
@@ -176,7 +176,7 @@ def _first(bench: Bench, record: RoundRecord) -> Recomputed:
     return Recomputed(0, 0, False)
 
 
-def _only(record: RoundRecord, category: str) -> Batch:
+def only(record: RoundRecord, category: str) -> Batch:
     found = record.of(category)
     if len(found) != 1:
         raise Differs(f"{len(found)} batches {category} between two seals, where one belongs")
@@ -195,9 +195,7 @@ def _same_orders(bench: Bench, batch: Batch, orders: Iterable[Message]) -> None:
     )
 
 
-def same_content(
-    bench: Bench, record: RoundRecord, model: ArrayRecord, state: RecordDict
-) -> None:
+def same_content(bench: Bench, record: RoundRecord, model: ArrayRecord, state: RecordDict) -> None:
     """Raise `Differs` unless these are, to the byte, what the seal names."""
     records = RecordDict({MODEL: model})
     for name, kept in state.items():
@@ -237,7 +235,7 @@ def _evaluated(
         return {"after": record.before["report"]["after"], "members": {}}
     if rule.fraction_evaluate == 0.0:
         return {"after": {}, "members": {}}
-    batch = _only(record, EVALUATE)
+    batch = only(record, EVALUATE)
     grid = bench.grid(bench.run.members)
     orders = rule.configure_evaluate(record.number, model, ConfigRecord(), grid)
     _same_orders(bench, batch, orders)
@@ -268,5 +266,3 @@ def _same_report(record: RoundRecord, wanted: Mapping[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = canonical(value).decode()
     return text if len(text) <= 400 else text[:400] + "…"
-
-

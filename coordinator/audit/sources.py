@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from barnraise.coordinator.log import Log
 from barnraise.coordinator.log_check import JOURNAL
+from barnraise.coordinator.release.bundle import Bundle
 from barnraise.coordinator.shelf import Shelf
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
-
-OPEN, AUDITORS, SEALED = "open", "auditors", "sealed"
+from barnraise.protocols.release import CODE, MANIFEST, OPEN, ReleaseError
 
 
 class Source(Protocol):
@@ -36,6 +37,10 @@ class Source(Protocol):
 
     def file(self, digest: str) -> Path | None:
         """The file of a content's blob, or of its envelope where that is a file."""
+        ...
+
+    def encrypted(self, digest: str) -> Path | None:
+        """The same, encrypted to auditors."""
         ...
 
     def envelope(self, digest: str) -> bytes | None:
@@ -72,6 +77,9 @@ class KeptSource:
     def file(self, digest: str) -> Path | None:
         return self._shelf.file(digest)
 
+    def encrypted(self, digest: str) -> Path | None:
+        return None
+
     def envelope(self, digest: str) -> bytes | None:
         return self._shelf.envelope(digest)
 
@@ -91,9 +99,56 @@ class KeptSource:
         self._shelf.close()
 
 
+class ReleaseSource:
+    """A release. Whether its files are those that its manifest names is for `verify` to say."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._bundle = Bundle(root)
+        with _sound(root):
+            self.mode = self._bundle.manifest.contributions
+
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        with _sound(self.root):
+            yield from enumerate(self._bundle.entries())
+
+    def log_blob(self, digest: str) -> bytes | None:
+        return self._bundle.log_blob(digest)
+
+    def file(self, digest: str) -> Path | None:
+        return self._bundle.contribution(digest)
+
+    def encrypted(self, digest: str) -> Path | None:
+        return self._bundle.encrypted(digest)
+
+    def envelope(self, digest: str) -> bytes | None:
+        return None
+
+    def run(self, named: str | None) -> str | None:
+        return named if named is not None else self._bundle.manifest.run
+
+    def code(self, run: str) -> Path | None:
+        return code if (code := self.root / CODE).is_dir() else None
+
+    def close(self) -> None:
+        """Nothing to let go of here."""
+
+
+@contextmanager
+def _sound(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except ReleaseError as error:
+        raise BarnraiseError(
+            "U101", f"{root} is no whole release", str(error), next="barnraise verify says more"
+        ) from None
+
+
 def source_of(root: Path) -> Source:
     """What lies in this directory. U101 where that is neither a release nor a run's or a federation's."""
     with disk_errors(root):
+        if (root / MANIFEST).is_file():
+            return ReleaseSource(root)
         if (root / JOURNAL).is_file():
             return KeptSource(root)
     raise nothing_here(root)
