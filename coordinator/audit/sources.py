@@ -16,6 +16,7 @@ from barnraise.coordinator.log import Log
 from barnraise.coordinator.log_check import JOURNAL
 from barnraise.coordinator.release.bundle import Bundle
 from barnraise.coordinator.shelf import Shelf
+from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
 from barnraise.protocols.release import CODE, MANIFEST, OPEN, ReleaseError
@@ -75,7 +76,7 @@ class KeptSource:
         return self._shelf.read(digest)
 
     def file(self, digest: str) -> Path | None:
-        return self._shelf.file(digest)
+        return path if is_digest(digest) and (path := self._shelf.path(digest)).is_file() else None
 
     def encrypted(self, digest: str) -> Path | None:
         return None
