@@ -48,6 +48,18 @@ CODES: dict[str, str] = {
     "L103": "the log does not hold together",
     "L104": "the proof does not hold",
     "L105": "the log cannot be signed here",
+    # U: the audit
+    "U101": "the directory holds nothing to audit",
+    "U102": "a round does not follow from its contributions",
+    "U103": "a content that the log names is missing or damaged",
+    "U104": "there is no such run or round",
+    "U105": "the log to audit does not hold together",
+    "U106": "the contributions cannot be decrypted",
+    "U107": "the age identity cannot be read",
+    "U108": "the retrained contribution is not the one on record",
+    "U109": "the seed or secret is not the one of the run",
+    "U110": "the round cannot be trained or evaluated again here",
+    "U111": "there is no such counterfactual",
     # M: why a member's reply was not taken
     "M101": "the reply is malformed",
     "M102": "the reply is too large",
