@@ -32,7 +32,8 @@ def step_of(span: float, most: int) -> float:
 
 def of_values(low: float, high: float, unit: str, most: int = 6) -> Axis:
     """Around values that need no zero, with a little room on both sides."""
-    wide = (high - low) * 0.05 if high > low else max(abs(high) * 0.1, 1e-9)
+    apart = high - low > max(1e-9 * max(abs(low), abs(high)), 1e-12)
+    wide = (high - low) * 0.05 if apart else max(abs(high) * 0.1, 1e-9)
     low, high = low - wide, high + wide
     step = step_of(high - low, most)
     first, last = math.ceil(low / step), math.floor(high / step)
@@ -66,7 +67,7 @@ def of_rounds(first: int, last: int, most: int = 10) -> Axis:
 
 def of_amounts(most_of_all: float, units: Sequence[tuple[float, str]], most: int = 5) -> Axis:
     """From zero, in the largest of the `units` (its size, its name; ascending) that keeps it readable."""
-    top = most_of_all if most_of_all > 0 else units[0][0]
+    top = most_of_all if most_of_all > 1e-6 * units[0][0] else units[0][0]
     size, name = next((u for u in reversed(units) if top >= u[0]), units[0])
     step = step_of(top / size, most)
     last = math.ceil(top / size / step - 1e-9)
@@ -75,10 +76,12 @@ def of_amounts(most_of_all: float, units: Sequence[tuple[float, str]], most: int
 
 
 def _ticks(first: int, last: int, step: float) -> tuple[tuple[float, str], ...]:
+    values = [n * step for n in range(first, last + 1)]
+    if max(map(abs, values), default=0.0) >= 1e6 or step < 1e-5:
+        return tuple((value, f"{value:.4g}") for value in values)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    if round(step * 10**digits, 6) != round(step * 10**digits):
-        digits += 1
-    return tuple((n * step, f"{n * step:,.{digits}f}") for n in range(first, last + 1))
+    digits += abs(step * 10**digits - round(step * 10**digits)) > 1e-6
+    return tuple((value, f"{value:,.{digits}f}") for value in values)
 
 
 BYTES = ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))

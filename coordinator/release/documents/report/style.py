@@ -17,7 +17,7 @@ LIGHT: Mapping[str, str] = {
     "grid": "#e8e3d9",
     "barn": "#9c2f1d",
     "steel": "#23586f",
-    "mist": "#7d9dab",
+    "mist": "#6b8d9c",
     "thread": "#8b8377",
 }
 DARK: Mapping[str, str] = {
