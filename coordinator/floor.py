@@ -53,7 +53,8 @@ class Floor:
         self._signatures = 0
         self._fleet: SessionFleet | None = None  # set once, by the run's thread
         self._calls: Calls | None = None
-        self._batch_open = False  # written by the run's thread alone
+        self._batch_open = False  # this and `sent_bytes` are written by the run's thread alone
+        self.sent_bytes = 0  # what orders have carried since this process began
         self._here: Prover | None = None  # set once, when the port opens
         self._lobby = Lobby(federation.name)
         held = conduct.run.agreement if conduct is not None else ""
@@ -154,6 +155,7 @@ class Floor:
         """A watcher of the run, to know whether a batch is open."""
         if isinstance(event, events.BatchSent):
             self._batch_open = not event.replayed
+            self.sent_bytes += 0 if event.replayed else event.bytes
         elif isinstance(event, events.BatchClosed):
             self._batch_open = False
 

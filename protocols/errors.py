@@ -183,6 +183,8 @@ CODES: dict[str, str] = {
     "H111": "the federation does not answer, or does not admit this node",
     "H112": "there is a GPU that torch cannot use",
     "H113": "the node has not joined",
+    # K: keeping it running
+    "K101": "the place cannot take a backup",
     # X: ours
     "X101": "Barnraise itself failed",
     "X102": "the command was used wrongly",
