@@ -254,7 +254,7 @@ def used_codes() -> set[str]:
         if named(path) != "protocols/errors.py":
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found |= set(re.findall(r"^[ACDFHLMNPRX]\d{3}\b", node.value))
+                    found |= set(re.findall(r"^[ACDFHKLMNPRX]\d{3}\b", node.value))
     return found
 
 
