@@ -42,6 +42,11 @@ CODES: dict[str, str] = {
     "R102": "the replay ended in another model",
     "R103": "the run is not finished",
     "R104": "too few members for the rule",
+    # K: deployments
+    "K111": "the Flower app is not set up",
+    "K112": "Flower's grid does not answer",
+    "K113": "the run's nodes are not connected",
+    "K114": "a process of the worker's group ended or did not answer",
     # L: the log
     "L101": "the directory holds no log",
     "L102": "the log has no such entry",

@@ -65,10 +65,12 @@ class _Batch:
 
 @dataclass
 class _Run:
-    """`members` maps a name to its key (hex). `batches` are those that are not closed, or had silent
+    """`members` maps a name to its key (hex). `unsigned`: it is on an engine that signs nothing, and nobody
+    has a key. `batches` are those that are not closed, or had silent
     members; `sent` is the number of the last one."""
 
     members: Mapping[str, str]
+    unsigned: bool = False
     batches: dict[int, _Batch] = field(default_factory=dict)
     sent: int = 0
     round: int = -1
@@ -85,7 +87,8 @@ class _Charter:
 class Rules:
     """`federation`, `log` and `members` (name → hex key of who is a member now) are what the entries
     say so far; `witnesses` those of the newest agreement, or else of the newest run; `data` maps a member
-    to the digest of its last data statement."""
+    to the digest of its last data statement. `signatures` counts the statements that hold, `unsigned` the
+    replies of runs that say that nobody signs in them."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
@@ -96,7 +99,7 @@ class Rules:
         self.members: dict[str, str] = {}
         self.witnesses: Mapping[str, str] = {}
         self.data: dict[str, str] = {}
-        self.signatures = 0
+        self.signatures = self.unsigned = 0
         self.named: list[str] = []
 
     def see(self, index: int, data: bytes) -> list[str]:
@@ -262,7 +265,10 @@ class Rules:
             raise _Wrong(f"run.opened: the run {run} was opened before")
         if body["federation"] != self.federation:
             raise _Wrong(f"run.opened: it is of the federation {body['federation']}")
-        self._runs[run] = _Run(members)
+        self._runs[run] = _Run(members, body.get("unsigned", False) is True)
+        if self._runs[run].unsigned:
+            _check_unsigned(body)
+            return
         for name, key in members.items():
             if self.members.get(name) != key:
                 raise _Wrong(f"run.opened: {name} is no member with these keys")
@@ -316,6 +322,11 @@ class Rules:
 
     def _check_reply(self, body: Mapping[str, Any]) -> None:
         """DESIGN §8: a reply's statement binds federation, run, order, content and policy."""
+        if self._runs[body["run"]].unsigned:
+            if body["statement"] is not None:
+                raise _Wrong("reply.accepted: a statement in a run that says it is unsigned")
+            self.unsigned += 1
+            return
         key = self._runs[body["run"]].members[body["member"]]
         said = self._verified(key, body["member"], "reply", body["statement"])
         wanted = statements.reply_payload(
@@ -370,6 +381,14 @@ class Rules:
 def _check_fields(entry: Entry) -> None:
     if lacking := [name for name in _FIELDS.get(entry.type, ()) if name not in entry.body]:
         raise _Wrong(f"{entry.type}: it has no {lacking[0]}")
+
+
+def _check_unsigned(body: Mapping[str, Any]) -> None:
+    """A run that is unsigned stands for nobody: no keys, and nothing that anybody agreed on."""
+    if body.get("agreement", ""):
+        raise _Wrong("run.opened: it is unsigned, and names an agreement")
+    if wrong := [n for n, key in body["members"] if key != "" or not is_name(n)]:
+        raise _Wrong(f"run.opened: it is unsigned, and {wrong[0]!r} has a key or is no name")
 
 
 def orders_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
