@@ -15,7 +15,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -267,7 +266,7 @@ class Node:
         self._visit(self._link)
 
     def _order(self, said: pb.Order, proved: Proved | None) -> None:
-        order = Order(**{one.name: getattr(said, one.name) for one in fields(Order)})
+        order = Order.of(said)
         unproved = proved is None and order.run == self._approval.run
         if proved is not None and order.run == self._approval.run:
             seen = (order.id, order.batch, order.type, order.group, order.content)
