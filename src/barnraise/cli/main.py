@@ -16,6 +16,7 @@ from barnraise.cli.demo import demo
 from barnraise.cli.doctor import doctor
 from barnraise.cli.join import join
 from barnraise.cli.report import Report
+from barnraise.cli.verify import verify
 from barnraise.protocols.errors import BarnraiseError
 
 NAME = "barnraise"
@@ -55,6 +56,7 @@ def command() -> click.Command:
         app.command(verb.__name__, rich_help_panel="For operators")(verb)
     app.add_typer(operator.members_verbs(), name="members", rich_help_panel="For operators")
     app.add_typer(runs.verbs(), name="run", rich_help_panel="For operators")
+    app.command("verify", rich_help_panel="For auditors", no_args_is_help=True)(verify)
     app.add_typer(log.verbs(), name="log", rich_help_panel="For auditors")
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)
