@@ -98,6 +98,12 @@ CODES: dict[str, str] = {
     "F115": "the operator aborted the run",
     "F116": "the fingerprints differ",
     "F117": "the statement is not accepted",
+    # G1: a release
+    "G101": "there is no finished run to release",
+    "G102": "the run names no model",
+    "G103": "the run's contributions are not all here",
+    "G104": "too few members have cosigned the release",
+    "G105": "an auditor's key cannot be used",
     # P: what a site approved, and what its policy allows
     "P101": "the policy cannot be read",
     "P102": "nothing of that name was proposed to this site",
@@ -135,6 +141,10 @@ CODES: dict[str, str] = {
     "N209": "the content is not this member's to fetch",
     "N210": "a newer call of the same member took over",
     "N211": "the coordinator cannot do this now",
+    # G12: how a release is signed
+    "G121": "the key that signs releases cannot be read",
+    "G122": "what signs releases is not installed",
+    "G123": "the release cannot be signed",
     # H: what `doctor` finds
     "H101": "the host's name cannot be resolved",
     "H102": "the port is closed or cannot be reached",
