@@ -2,12 +2,15 @@
 
     Rules.see(index, data)    what is wrong with this entry, given all before it; [] for a good one
     Rules.named               the digests that the last entry names
+    Rules.entry, Rules.body   the last entry with its whole body, None unless it was good; the digest by
+                              which it named that body, or ""
 
 An entry is canonical JSON of a known type; a statement is signed by the member's enrolled key and bound
 to its federation, run and order; a verdict names an order that was sent to that member in that run, and
 is the only one on it; a batch closes once, with what was accepted and not set aside. It knows neither
 hashes nor checkpoints nor files: `blob` gives it the few bodies that entries name, None where they are
-gone. `barnraise log check` stands on it, and so may whoever verifies a release.
+gone; `check` is asked about statements' signatures, and may take them for later. `barnraise log check`
+stands on it, and so does `barnraise verify`.
 """
 
 from __future__ import annotations
@@ -90,8 +93,9 @@ class Rules:
     to the digest of its last data statement. `signatures` counts the statements that hold, `unsigned` the
     replies of runs that say that nobody signs in them."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, check: statements.Check = statements.check_signature) -> None:
         self._blob = blob
+        self._check_signature = check
         self._charters: dict[str, _Charter] = {}
         self._runs: dict[str, _Run] = {}
         self._revoked: set[str] = set()
@@ -101,10 +105,12 @@ class Rules:
         self.data: dict[str, str] = {}
         self.signatures = self.unsigned = 0
         self.named: list[str] = []
+        self.entry: Entry | None = None
+        self.body = ""
 
     def see(self, index: int, data: bytes) -> list[str]:
         """Take the next entry into account."""
-        self.named = []
+        self.named, self.entry, self.body = [], None, ""
         try:
             entry = Entry.decode(data)
             if set(entry.body) == {"run", "blob"}:
@@ -113,6 +119,7 @@ class Rules:
             self._check_place(index, entry)
             self.named += _named(entry)
             self._check(entry)
+            self.entry = entry
         except (EntryError, _Wrong) as error:
             return [str(error)]
         except (StatementError, AgreementError) as error:
@@ -123,7 +130,7 @@ class Rules:
 
     def _whole(self, entry: Entry) -> Entry:
         """The entry with the body that it names."""
-        name = str(entry.body["blob"])
+        name = self.body = str(entry.body["blob"])
         self.named.append(name)
         held = self._blob(name) if canonical.is_digest(name) else None
         if held is None or canonical.digest(held) != name:
@@ -253,7 +260,8 @@ class Rules:
         self.data[name] = document
 
     def _verified(self, key: str, name: str, kind: str, statement: Any) -> dict[str, Any]:
-        payload = statements.verify(bytes.fromhex(key), name, kind, statement)
+        raw = bytes.fromhex(key)
+        payload = statements.verify(raw, name, kind, statement, self._check_signature)
         self.signatures += 1
         return payload
 

@@ -20,7 +20,6 @@ from barnraise.coordinator.flower_fleet import FlowerFleet, member, name_of, nod
 from barnraise.coordinator.flower_run import Ended, Work, run_on
 from barnraise.coordinator.flower_run import Nodes as Expected
 from barnraise.coordinator.log_check import check_log
-from barnraise.coordinator.runlog import RunLog
 from barnraise.coordinator.simulate import execute, replay
 from barnraise.flowerapp import client
 from barnraise.flowerapp.server import Settings, told

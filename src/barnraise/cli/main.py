@@ -19,6 +19,7 @@ from barnraise.cli.doctor import doctor
 from barnraise.cli.join import join
 from barnraise.cli.release import release
 from barnraise.cli.report import Report
+from barnraise.cli.verify import verify
 from barnraise.protocols.errors import BarnraiseError
 
 NAME = "barnraise"
@@ -61,6 +62,7 @@ def command() -> click.Command:
     app.add_typer(runs.verbs(), name="run", rich_help_panel="For operators")
     app.command("release", rich_help_panel="For operators", no_args_is_help=True)(release)
     app.command("audit", rich_help_panel="For auditors", no_args_is_help=True)(audit)
+    app.command("verify", rich_help_panel="For auditors", no_args_is_help=True)(verify)
     app.add_typer(log.verbs(), name="log", rich_help_panel="For auditors")
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)
