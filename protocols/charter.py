@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,6 +166,10 @@ class ReleaseSection(_Section):
         return self
 
 
+NO_TERMS = ReleaseSection()  # type: ignore[call-arg]
+"""Where nothing was said of a release."""
+
+
 class Charter(_Section):
     """`Charter.parse(text)` of any valid charter; unknown keys and wrong types are errors."""
 
@@ -181,7 +185,7 @@ class Charter(_Section):
         description="how replies become the next model",
     )
     rounds: RoundsSection = Field(description="how many rounds, and when one closes")
-    release: ReleaseSection = Field(ReleaseSection(), description="what a release holds")  # type: ignore[call-arg]
+    release: ReleaseSection = Field(NO_TERMS, description="what a release holds")
 
     @field_validator("name")
     @classmethod
@@ -220,6 +224,14 @@ class Charter(_Section):
         return cls.parse(read_text(path), str(path))
 
 
+def terms(table: Mapping[str, Any]) -> ReleaseSection:
+    """A `[release]` table by itself, as a Flower app's charter has it. Raises C103 or C104."""
+    try:
+        return ReleaseSection.model_validate(_tuples(table))
+    except ValidationError as error:
+        raise _explained(error, "the charter", ("release",)) from None
+
+
 def read_text(path: Path) -> str:
     """The text of a charter file; C101 if there is none."""
     try:
@@ -254,14 +266,15 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _explained(error: ValidationError, where: str) -> BarnraiseError:
+def _explained(error: ValidationError, where: str, below: tuple[str, ...] = ()) -> BarnraiseError:
     """The first thing that is wrong, with the key and what belongs there."""
     first = error.errors()[0]
-    path = [part for part in first["loc"] if isinstance(part, str)]
-    key = key_of(first["loc"]) or "the charter"
+    loc = (*below, *first["loc"])
+    path = [part for part in loc if isinstance(part, str)]
+    key = key_of(loc) or "the charter"
     if first["type"] == "extra_forbidden":
         return _error("C103", f"{where} has the unknown key {key}", _allowed(path[:-1]))
-    if first["type"] == "missing" and len(path) == len(first["loc"]):
+    if first["type"] == "missing" and len(path) == len(loc):
         return _error("C104", f"{where} lacks the key {key}", f"{key}: {meaning_of(path)}")
     said = "it has too few values" if first["type"] == "missing" else fault(first)
     return _error("C104", f"{where}: {key} is wrong", f"{said}\n{key}: {meaning_of(path)}")

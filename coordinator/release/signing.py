@@ -62,7 +62,7 @@ def _signed(root: Path, key: Path) -> dict[str, str]:
     """Let the library write the signature; which files it hashed, with their SHA-256 in hex."""
     from model_signing import hashing, manifest, signing
 
-    class Named(hashing.Config):
+    class Named(hashing.Config):  # type: ignore[misc,unused-ignore]
         """Hashes all files but the signature, and names the model by no directory."""
 
         files: dict[str, str]
@@ -75,9 +75,9 @@ def _signed(root: Path, key: Path) -> dict[str, str]:
             items = [kind.new_item(one.identifier, one.digest) for one in held]
             return manifest.Manifest(NAME, items, kind)
 
-    config = Named()  # type: ignore[no-untyped-call]
+    config = Named()  # type: ignore[no-untyped-call,unused-ignore]
     config.set_ignored_paths(paths=[FILE], ignore_git_paths=False)
-    signed = signing.Config()  # type: ignore[no-untyped-call]
+    signed = signing.Config()  # type: ignore[no-untyped-call,unused-ignore]
     signed.use_elliptic_key_signer(private_key=key)
     signed.set_hashing_config(config).sign(root, root / FILE)
     return config.files
