@@ -14,31 +14,33 @@ from barnraise.protocols import notes, release
 from barnraise.protocols.agreements import Agreement, AgreementError
 from barnraise.protocols.canonical import NotCanonical, canonical, digest, digest_of
 from barnraise.protocols.identity import Member
+from barnraise.protocols.log_rules import Rules
 from barnraise.protocols.release import Manifest
 from barnraise.protocols.telling import Telling, metrics
 
 
-def check_published(manifest: Manifest, story: Story, federation: str, log: str) -> Check:
-    """The log names this manifest, as the release of a run that it has opened and closed."""
+def check_published(manifest: Manifest, digest_: str, story: Story, rules: Rules) -> Check:
+    """The log names this manifest (by its digest), as the release of a run that it opened and closed."""
     check = Check("published", "V112")
-    if (manifest.federation, manifest.log) != (federation, log):
-        check.wrong(release.MANIFEST, f"it is of {manifest.federation}, the log of {federation}")
+    if (manifest.federation, manifest.log) != (rules.federation, rules.log):
+        whose = f"it is of {manifest.federation}, the log of {rules.federation}"
+        check.wrong(release.MANIFEST, whose)
     if not story.opened:
         check.wrong(release.LOG, f"the run {manifest.run} was never opened in it")
     elif not story.closed:
         check.wrong(release.LOG, f"the run {manifest.run} was never closed in it")
-    said = story.published.get(manifest.digest)
+    said = story.published.get(digest_)
     if said is None:
         others = ", ".join(story.published) or "none"
-        why = f"the log does not name {manifest.digest} as a release of this run, but {others}"
+        why = f"the log does not name {digest_} as a release of this run, but {others}"
         check.wrong(release.MANIFEST, why)
         return check
     for name in ("model", "contributions"):
         if said[name] != getattr(manifest, name):
             check.wrong(release.MANIFEST, f"release.published names another {name}: {said[name]}")
-    check.saw(f"release.published of the run {manifest.run} names {manifest.digest}")
+    check.saw(f"release.published of the run {manifest.run} names {digest_}")
     if len(story.published) > 1:
-        others = ", ".join(sorted(story.published.keys() - {manifest.digest}))
+        others = ", ".join(sorted(story.published.keys() - {digest_}))
         check.saw(f"the log names other releases of this run as well: {others}")
     return check
 
