@@ -42,12 +42,29 @@ CODES: dict[str, str] = {
     "R102": "the replay ended in another model",
     "R103": "the run is not finished",
     "R104": "too few members for the rule",
+    # K: deployments
+    "K111": "the Flower app is not set up",
+    "K112": "Flower's grid does not answer",
+    "K113": "the run's nodes are not connected",
+    "K114": "a process of the worker's group ended or did not answer",
     # L: the log
     "L101": "the directory holds no log",
     "L102": "the log has no such entry",
     "L103": "the log does not hold together",
     "L104": "the proof does not hold",
     "L105": "the log cannot be signed here",
+    # U: the audit
+    "U101": "the directory holds nothing to audit",
+    "U102": "a round does not follow from its contributions",
+    "U103": "a content that the log names is missing or damaged",
+    "U104": "there is no such run or round",
+    "U105": "the log to audit does not hold together",
+    "U106": "the contributions cannot be decrypted",
+    "U107": "the age identity cannot be read",
+    "U108": "the retrained contribution is not the one on record",
+    "U109": "the seed or secret is not the one of the run",
+    "U110": "the round cannot be trained or evaluated again here",
+    "U111": "there is no such counterfactual",
     # M: why a member's reply was not taken
     "M101": "the reply is malformed",
     "M102": "the reply is too large",
@@ -98,6 +115,18 @@ CODES: dict[str, str] = {
     "F115": "the operator aborted the run",
     "F116": "the fingerprints differ",
     "F117": "the statement is not accepted",
+    # S: what a site states of its data
+    "S101": "nothing says how the site's data are read",
+    "S102": "the answers about the data cannot be read",
+    "S103": "the answers about the data are not filled in",
+    "S104": "the answers make no data statement",
+    "S105": "an answer quotes the private data",
+    "S106": "a file of open data has no address",
+    "S107": "the processing code cannot be used",
+    "S108": "the record cannot be opened",
+    "S109": "the data are not those that were stated",
+    "S110": "the opening does not hold",
+    "S111": "the site has stated nothing of its data",
     # G1: a release
     "G101": "there is no finished run to release",
     "G102": "the run names no model",
@@ -159,6 +188,8 @@ CODES: dict[str, str] = {
     "H111": "the federation does not answer, or does not admit this node",
     "H112": "there is a GPU that torch cannot use",
     "H113": "the node has not joined",
+    # K: keeping it running
+    "K101": "the place cannot take a backup",
     # V: what a release's verification finds
     "V101": "the directory cannot be read as a release",
     "V102": "the trust policy cannot be read",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from barnraise.protocols import canonical, notes, statements
+from barnraise.protocols import canonical, notes, statements, stating
 from barnraise.protocols.agreements import Agreement, AgreementError
 from barnraise.protocols.canonical import NotCanonical
 from barnraise.protocols.entries import Entry, EntryError
@@ -37,6 +37,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "member.left": ("member", "key", "statement"),
     "charter.adopted": ("agreement", "charter"),
     "charter.signed": ("agreement", "member", "statement"),
+    "data.stated": ("member", "document", "open", "statement"),
     "run.opened": ("run", "federation", "app", "members"),
     "roster.seen": ("run", "members"),
     "batch.sent": ("run", "batch", "kind", "orders"),
@@ -67,10 +68,12 @@ class _Batch:
 
 @dataclass
 class _Run:
-    """`members` maps a name to its key (hex). `batches` are those that are not closed, or had silent
+    """`members` maps a name to its key (hex). `unsigned`: it is on an engine that signs nothing, and nobody
+    has a key. `batches` are those that are not closed, or had silent
     members; `sent` is the number of the last one."""
 
     members: Mapping[str, str]
+    unsigned: bool = False
     batches: dict[int, _Batch] = field(default_factory=dict)
     sent: int = 0
     round: int = -1
@@ -86,7 +89,9 @@ class _Charter:
 
 class Rules:
     """`federation`, `log` and `members` (name → hex key of who is a member now) are what the entries
-    say so far; `witnesses` those of the newest agreement, or else of the newest run."""
+    say so far; `witnesses` those of the newest agreement, or else of the newest run; `data` maps a member
+    to the digest of its last data statement. `signatures` counts the statements that hold, `unsigned` the
+    replies of runs that say that nobody signs in them."""
 
     def __init__(self, blob: Blob, check: statements.Check = statements.check_signature) -> None:
         self._blob = blob
@@ -97,7 +102,8 @@ class Rules:
         self.federation = self.log = ""
         self.members: dict[str, str] = {}
         self.witnesses: Mapping[str, str] = {}
-        self.signatures = 0
+        self.data: dict[str, str] = {}
+        self.signatures = self.unsigned = 0
         self.named: list[str] = []
         self.entry: Entry | None = None
         self.body = ""
@@ -162,6 +168,8 @@ class Rules:
                 self._adopted(body)
             case "charter.signed":
                 self._charter_signed(body)
+            case "data.stated":
+                self._stated(body)
             case "run.opened":
                 self._opened(body)
             case "roster.seen":
@@ -199,6 +207,7 @@ class Rules:
         if name in self.members:
             raise _Wrong(f"member.enrolled: {name} is a member already")
         self.members[name] = key
+        self.data.pop(name, None)
 
     def _ended(self, type_: str, body: Mapping[str, Any]) -> None:
         name, key = body["member"], body["key"]
@@ -237,6 +246,19 @@ class Rules:
         self.signatures += 1
         charter.signed.add(name)
 
+    def _stated(self, body: Mapping[str, Any]) -> None:
+        name, document = body["member"], body["document"]
+        if (key := self.members.get(name)) is None:
+            raise _Wrong(f"data.stated: {name} is no member")
+        if not canonical.is_digest(document) or type(body["open"]) is not bool:
+            raise _Wrong(
+                f"data.stated: {document!r} is no digest, or it is not said whether it is open"
+            )
+        said = (document, body["open"], body["statement"])
+        stating.check_signed(bytes.fromhex(key), self.federation, name, *said)
+        self.signatures += 1
+        self.data[name] = document
+
     def _verified(self, key: str, name: str, kind: str, statement: Any) -> dict[str, Any]:
         raw = bytes.fromhex(key)
         payload = statements.verify(raw, name, kind, statement, self._check_signature)
@@ -251,7 +273,10 @@ class Rules:
             raise _Wrong(f"run.opened: the run {run} was opened before")
         if body["federation"] != self.federation:
             raise _Wrong(f"run.opened: it is of the federation {body['federation']}")
-        self._runs[run] = _Run(members)
+        self._runs[run] = _Run(members, body.get("unsigned", False) is True)
+        if self._runs[run].unsigned:
+            _check_unsigned(body)
+            return
         for name, key in members.items():
             if self.members.get(name) != key:
                 raise _Wrong(f"run.opened: {name} is no member with these keys")
@@ -305,6 +330,11 @@ class Rules:
 
     def _check_reply(self, body: Mapping[str, Any]) -> None:
         """DESIGN §8: a reply's statement binds federation, run, order, content and policy."""
+        if self._runs[body["run"]].unsigned:
+            if body["statement"] is not None:
+                raise _Wrong("reply.accepted: a statement in a run that says it is unsigned")
+            self.unsigned += 1
+            return
         key = self._runs[body["run"]].members[body["member"]]
         said = self._verified(key, body["member"], "reply", body["statement"])
         wanted = statements.reply_payload(
@@ -361,6 +391,14 @@ def _check_fields(entry: Entry) -> None:
         raise _Wrong(f"{entry.type}: it has no {lacking[0]}")
 
 
+def _check_unsigned(body: Mapping[str, Any]) -> None:
+    """A run that is unsigned stands for nobody: no keys, and nothing that anybody agreed on."""
+    if body.get("agreement", ""):
+        raise _Wrong("run.opened: it is unsigned, and names an agreement")
+    if wrong := [n for n, key in body["members"] if key != "" or not is_name(n)]:
+        raise _Wrong(f"run.opened: it is unsigned, and {wrong[0]!r} has a key or is no name")
+
+
 def orders_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(order, member) of a `batch.sent`; `n` counts identical orders within the batch (DESIGN §6)."""
     seen: Counter[tuple[str, ...]] = Counter()
@@ -377,6 +415,8 @@ def _named(entry: Entry) -> Iterator[str]:
     match entry.type:
         case "charter.adopted":
             yield from (body["agreement"], body["charter"])
+        case "data.stated":
+            yield body["document"]
         case "batch.sent":
             yield from {group["content"] for group in body["orders"]}
         case "reply.accepted":
