@@ -114,7 +114,7 @@ class _Verification:
     def _open(self, path: str) -> BufferedReader:
         """A file of the listing, which holds no link; nor is one followed that came since."""
         flags = os.O_RDONLY | os.O_NOFOLLOW
-        return open(os.open(f"{self._root}/{path}", flags), "rb")  # noqa: PTH123, SIM115
+        return open(os.open(f"{self._root}/{path}", flags), "rb")  # noqa: PTH123
 
     # --- files ---------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Story:
                 signed[body["member"]] = body["statement"]
             case "member.enrolled":
                 self._enrolled[body["member"]] = body["organisation"]
+                self._stated.pop(body["member"], None)
             case "data.stated":
                 self._stated[body["member"]] = body
             case _ if body.get("run") == self.run:
