@@ -38,7 +38,7 @@ def verify(directory: Path, policy: Path | None) -> dict[str, Any]:
         "federation": manifest.federation,
         "log": manifest.log,
         "run": manifest.run,
-        "manifest": manifest.digest,
+        "manifest": found.digest,
         "model": manifest.model,
         "contributions": manifest.contributions,
         "entries": found.entries,
@@ -52,7 +52,10 @@ def verify(directory: Path, policy: Path | None) -> dict[str, Any]:
 
 def _tell(number: int, check: Check) -> None:
     if not check.faults:
-        _say(f"{number:>2}. {check.name}: {'; '.join(check.facts)}")
+        first, *more = check.facts
+        _say(f"{number:>2}. {check.name}: {first}")
+        for fact in more:
+            _say(f"    {fact}")
         return
     _say(f"{number:>2}. {check.name}: does not hold")
     for fault in check.faults[:_MOST]:
