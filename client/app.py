@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from barnraise.client.environment import ENVIRONMENT, environment
 from barnraise.client.partners import Variates
 from barnraise.client.tasks import Split, Task, load_task
 from barnraise.client.training import MOMENTS, Inner, evaluate, train
@@ -92,6 +93,7 @@ def _register(app: ClientApp, site: Callable[[Context], Site]) -> None:
         records[ARRAYS] = _sent(plan, model, asked[ARRAYS], carry, kept)
         if variates is not None:
             records[CONTROL] = _control(asked[CONTROL], variates, carry, kept)
+        records[ENVIRONMENT] = environment(here.device)
         save_carry(context, kept)
         metrics = {
             WEIGHT: min(here.data.sizes()[0], MAX_WEIGHT),

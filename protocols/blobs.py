@@ -203,8 +203,10 @@ class BlobStore:
 
     def all(self) -> Iterator[str]:
         """The digests of what is durable."""
-        for file in (self.root / "sha256").glob("??/*"):
-            yield f"sha256:{file.parent.name}{file.name}"
+        with contextlib.suppress(FileNotFoundError):
+            for folder in os.scandir(self._files):
+                for file in os.scandir(folder):
+                    yield f"sha256:{folder.name}{file.name}"
 
     def close(self) -> None:
         """Nothing to let go of here."""

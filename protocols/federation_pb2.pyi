@@ -378,6 +378,7 @@ class Order(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     id: _builtins.str
@@ -390,6 +391,8 @@ class Order(_message.Message):
     created: _builtins.float
     size: _builtins.int
     """bytes of the content, envelope and blobs"""
+    envelope: _builtins.bytes
+    """of the content, where it is small: one fetch less; empty to be fetched"""
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """of its batch.sent"""
@@ -407,11 +410,12 @@ class Order(_message.Message):
         ttl: _builtins.float = ...,
         created: _builtins.float = ...,
         size: _builtins.int = ...,
+        envelope: _builtins.bytes = ...,
         evidence: Global___Evidence | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "content", b"content", "created", b"created", "evidence", b"evidence", "group", b"group", "id", b"id", "round", b"round", "run", b"run", "size", b"size", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "content", b"content", "created", b"created", "envelope", b"envelope", "evidence", b"evidence", "group", b"group", "id", b"id", "round", b"round", "run", b"run", "size", b"size", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

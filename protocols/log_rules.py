@@ -2,12 +2,15 @@
 
     Rules.see(index, data)    what is wrong with this entry, given all before it; [] for a good one
     Rules.named               the digests that the last entry names
+    Rules.entry, Rules.body   the last entry with its whole body, None unless it was good; the digest by
+                              which it named that body, or ""
 
 An entry is canonical JSON of a known type; a statement is signed by the member's enrolled key and bound
 to its federation, run and order; a verdict names an order that was sent to that member in that run, and
 is the only one on it; a batch closes once, with what was accepted and not set aside. It knows neither
 hashes nor checkpoints nor files: `blob` gives it the few bodies that entries name, None where they are
-gone. `barnraise log check` stands on it, and so may whoever verifies a release.
+gone; `check` is asked about statements' signatures, and may take them for later. `barnraise log check`
+stands on it, and so does `barnraise verify`.
 """
 
 from __future__ import annotations
@@ -65,10 +68,12 @@ class _Batch:
 
 @dataclass
 class _Run:
-    """`members` maps a name to its key (hex). `batches` are those that are not closed, or had silent
+    """`members` maps a name to its key (hex). `unsigned`: it is on an engine that signs nothing, and nobody
+    has a key. `batches` are those that are not closed, or had silent
     members; `sent` is the number of the last one."""
 
     members: Mapping[str, str]
+    unsigned: bool = False
     batches: dict[int, _Batch] = field(default_factory=dict)
     sent: int = 0
     round: int = -1
@@ -85,10 +90,12 @@ class _Charter:
 class Rules:
     """`federation`, `log` and `members` (name → hex key of who is a member now) are what the entries
     say so far; `witnesses` those of the newest agreement, or else of the newest run; `data` maps a member
-    to the digest of its last data statement."""
+    to the digest of its last data statement. `signatures` counts the statements that hold, `unsigned` the
+    replies of runs that say that nobody signs in them."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, check: statements.Check = statements.check_signature) -> None:
         self._blob = blob
+        self._check_signature = check
         self._charters: dict[str, _Charter] = {}
         self._runs: dict[str, _Run] = {}
         self._revoked: set[str] = set()
@@ -96,12 +103,14 @@ class Rules:
         self.members: dict[str, str] = {}
         self.witnesses: Mapping[str, str] = {}
         self.data: dict[str, str] = {}
-        self.signatures = 0
+        self.signatures = self.unsigned = 0
         self.named: list[str] = []
+        self.entry: Entry | None = None
+        self.body = ""
 
     def see(self, index: int, data: bytes) -> list[str]:
         """Take the next entry into account."""
-        self.named = []
+        self.named, self.entry, self.body = [], None, ""
         try:
             entry = Entry.decode(data)
             if set(entry.body) == {"run", "blob"}:
@@ -110,6 +119,7 @@ class Rules:
             self._check_place(index, entry)
             self.named += _named(entry)
             self._check(entry)
+            self.entry = entry
         except (EntryError, _Wrong) as error:
             return [str(error)]
         except (StatementError, AgreementError) as error:
@@ -120,7 +130,7 @@ class Rules:
 
     def _whole(self, entry: Entry) -> Entry:
         """The entry with the body that it names."""
-        name = str(entry.body["blob"])
+        name = self.body = str(entry.body["blob"])
         self.named.append(name)
         held = self._blob(name) if canonical.is_digest(name) else None
         if held is None or canonical.digest(held) != name:
@@ -250,7 +260,8 @@ class Rules:
         self.data[name] = document
 
     def _verified(self, key: str, name: str, kind: str, statement: Any) -> dict[str, Any]:
-        payload = statements.verify(bytes.fromhex(key), name, kind, statement)
+        raw = bytes.fromhex(key)
+        payload = statements.verify(raw, name, kind, statement, self._check_signature)
         self.signatures += 1
         return payload
 
@@ -262,7 +273,10 @@ class Rules:
             raise _Wrong(f"run.opened: the run {run} was opened before")
         if body["federation"] != self.federation:
             raise _Wrong(f"run.opened: it is of the federation {body['federation']}")
-        self._runs[run] = _Run(members)
+        self._runs[run] = _Run(members, body.get("unsigned", False) is True)
+        if self._runs[run].unsigned:
+            _check_unsigned(body)
+            return
         for name, key in members.items():
             if self.members.get(name) != key:
                 raise _Wrong(f"run.opened: {name} is no member with these keys")
@@ -316,6 +330,11 @@ class Rules:
 
     def _check_reply(self, body: Mapping[str, Any]) -> None:
         """DESIGN §8: a reply's statement binds federation, run, order, content and policy."""
+        if self._runs[body["run"]].unsigned:
+            if body["statement"] is not None:
+                raise _Wrong("reply.accepted: a statement in a run that says it is unsigned")
+            self.unsigned += 1
+            return
         key = self._runs[body["run"]].members[body["member"]]
         said = self._verified(key, body["member"], "reply", body["statement"])
         wanted = statements.reply_payload(
@@ -370,6 +389,14 @@ class Rules:
 def _check_fields(entry: Entry) -> None:
     if lacking := [name for name in _FIELDS.get(entry.type, ()) if name not in entry.body]:
         raise _Wrong(f"{entry.type}: it has no {lacking[0]}")
+
+
+def _check_unsigned(body: Mapping[str, Any]) -> None:
+    """A run that is unsigned stands for nobody: no keys, and nothing that anybody agreed on."""
+    if body.get("agreement", ""):
+        raise _Wrong("run.opened: it is unsigned, and names an agreement")
+    if wrong := [n for n, key in body["members"] if key != "" or not is_name(n)]:
+        raise _Wrong(f"run.opened: it is unsigned, and {wrong[0]!r} has a key or is no name")
 
 
 def orders_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -75,7 +75,7 @@ COMPONENTS: Mapping[str, Component] = {
 
 @dataclass(frozen=True)
 class Included:
-    """Where a component lies in the release, and its licence as an SPDX expression; None if none is stated."""
+    """Where a component lies in the release, and its licence (SPDX); None where none is stated."""
 
     where: str
     licence: str | None
