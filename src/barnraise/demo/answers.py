@@ -30,7 +30,7 @@ def write(data: Path, member: str, packages: Sequence[str], processing: Path) ->
         "collected": "Copied from the Python installation on which the demo runs.",
         "source": "public",
         "languages": ["en"],
-        "sensitive": ["None known, but for names of authors in some files"],
+        "sensitive": ["none"],
         "biases": ["One programming language and one project, with comments in English"],
         "limitations": [
             "Too little text for a model of use; some files are left out for their size"
