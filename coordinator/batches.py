@@ -13,6 +13,7 @@ from barnraise.coordinator import events, rounds
 from barnraise.coordinator.fleet import Order
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import Member, order_id
+from barnraise.protocols.telling import code_aside
 
 SILENT = "no reply before the batch closed"
 
@@ -153,14 +154,6 @@ def closed_body(
         "absent": sorted(o.member.name for o in batch.pending()),
         "void": batch.kind == "send" and rounds.is_void(policy, batch.category, len(counted)),
     }
-
-
-REVOKED = "its member was revoked before the batch closed"
-
-
-def code_aside(reason: str) -> str:
-    """The code with which a reply was set aside for this reason."""
-    return "M112" if reason == REVOKED else "M109"
 
 
 def close(batch: Batch, body: Mapping[str, Any]) -> None:

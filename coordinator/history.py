@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barnraise.coordinator.batches import code_aside
 from barnraise.coordinator.directory import opened
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.runlog import RunLog
 from barnraise.protocols.blobs import BlobStore
-from barnraise.protocols.entries import Entry
+from barnraise.protocols.telling import Telling
 
 
 @dataclass(frozen=True)
@@ -44,64 +42,21 @@ def history(directory: Path) -> list[Round]:
 
 
 def _rounds(log: RunLog, blobs: BlobStore) -> Iterator[Round]:
-    sizes = _Sizes(blobs)
-    this = _Gathered()
-    since: datetime.datetime | None = None
+    sizes, telling = _Sizes(blobs), Telling(log.run)
     for _, entry in log.read():
-        since = since or _time(entry)
-        if entry.type == "round.sealed":
-            yield this.sealed(entry.body, (_time(entry) - since).total_seconds())
-            this, since = _Gathered(), _time(entry)
-        else:
-            this.see(entry, sizes)
-
-
-def _time(entry: Entry) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(entry.time)
-
-
-@dataclass
-class _Gathered:
-    """What happened since the last seal."""
-
-    bytes: int = 0
-    train: set[int] = field(default_factory=set)
-    members: dict[str, str] = field(default_factory=dict)
-    accepted: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-    void: bool = False
-
-    def see(self, entry: Entry, sizes: _Sizes) -> None:
-        body = entry.body
-        if entry.type == "batch.sent":
-            for orders in body["orders"]:
-                self.bytes += sizes.of(orders["content"]) * len(orders["members"])
-                if orders["type"].partition(".")[0] == "train":
-                    self.train.add(body["batch"])
-        elif entry.type in ("reply.accepted", "reply.refused"):
-            self.bytes += body["bytes"]
-            self.members[body["order"]] = body["member"]
-            if entry.type == "reply.refused":
-                self.refused[body["member"]] = f"{body['code']}: {body['reason']}"
-        elif entry.type == "batch.closed":
-            for order, reason in body["set_aside"].items():
-                self.refused[self.members[order]] = f"{code_aside(reason)}: {reason}"
-            if body["batch"] in self.train:
-                self.accepted |= {self.members[order] for order in body["accepted"]}
-                self.absent, self.void = tuple(body["absent"]), body["void"]
-
-    def sealed(self, body: Mapping[str, Any], seconds: float) -> Round:
-        return Round(
-            body["round"],
-            body["model"],
-            tuple(sorted(self.accepted)),
-            self.refused,
-            self.absent,
-            self.void,
-            self.bytes,
-            seconds,
-            body["report"],
+        telling.see(entry)
+    for one in telling.rounds:
+        sent = sum(sizes.of(content) * members for content, members in one.contents)
+        yield Round(
+            one.number,
+            one.model,
+            one.accepted,
+            one.refused,
+            one.absent,
+            one.void,
+            one.received + sent,
+            sum(one.phases.values()),
+            one.report,
         )
 
 

@@ -20,6 +20,7 @@ from barnraise.coordinator.word import Word
 from barnraise.protocols import statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import Arrays
+from barnraise.protocols.telling import REVOKED
 
 ENTERED = ("accepted", "refused", "late")  # the verdicts that are entries
 
@@ -243,7 +244,7 @@ class Live:
             return {}
         replies = {o: batch.accepted[o] for o in batch.orders if o in batch.accepted}
         gone = self._terms.word.excluded(batch.orders[o].member.name for o in replies)
-        aside = {o: batches.REVOKED for o in replies if batch.orders[o].member.name in gone}
+        aside = {o: REVOKED for o in replies if batch.orders[o].member.name in gone}
         if self._terms.mixed_replies or batch.category == "query":
             return aside
         left = {o: self._evidence.envelope(c) for o, c in replies.items() if o not in aside}

@@ -24,15 +24,15 @@ class Shelf:
         """A small blob, if it is here: an agreement, a body, an envelope."""
         if not is_digest(digest):
             return None
-        path = self._path(digest)
+        path = self.path(digest)
         if path.is_file():
             return path.read_bytes() if path.stat().st_size <= _LARGEST else None
         return self._envelope(digest)
 
     def envelope(self, digest: str) -> bytes | None:
         """A small blob, if it may be an envelope: those lie together, but for large ones."""
-        if is_digest(digest) and self._path(digest).is_file():
-            with self._path(digest).open("rb") as file:
+        if is_digest(digest) and self.path(digest).is_file():
+            with self.path(digest).open("rb") as file:
                 if file.read(1) != b"{":
                     return None
         return self.read(digest)
@@ -42,7 +42,7 @@ class Shelf:
         if not is_digest(digest):
             return "gone"
         try:
-            with self._path(digest).open("rb") as file:
+            with self.path(digest).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             data = self._envelope(digest)
@@ -55,7 +55,8 @@ class Shelf:
         if self._db is not None:
             self._db.close()
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where a blob lies that is a file of its own, if it is here."""
         return self._root / "sha256" / digest[7:9] / digest[9:]
 
     def _envelope(self, digest: str) -> bytes | None:

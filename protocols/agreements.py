@@ -18,7 +18,7 @@ from typing import Any
 
 from barnraise.protocols import canonical, statements
 from barnraise.protocols.apps import BUILT_IN
-from barnraise.protocols.charter import Charter
+from barnraise.protocols.charter import NO_TERMS, Charter, ReleaseSection, terms
 from barnraise.protocols.identity import Member, is_name
 
 Value = bool | int | float | str
@@ -119,7 +119,7 @@ def _is_key(value: Any) -> bool:
 class Work:
     """What a charter text has a node run: `component` is "builtin", or `module:object` of a ClientApp.
 
-    `quorum`, `grace` and `deadline` are those of the charter's `[rounds]`.
+    `quorum`, `grace` and `deadline` are those of the charter's `[rounds]`, `release` its `[release]`.
     """
 
     name: str
@@ -128,6 +128,7 @@ class Work:
     quorum: int | None = None
     grace: float | None = None
     deadline: float | None = None
+    release: ReleaseSection = NO_TERMS
 
     @classmethod
     def of(cls, text: str) -> Work:
@@ -141,7 +142,15 @@ class Work:
         charter = Charter.parse(text)
         rounds = charter.rounds
         config = {"charter": text}
-        return cls(charter.name, BUILT_IN, config, rounds.quorum, rounds.grace, rounds.deadline)
+        return cls(
+            charter.name,
+            BUILT_IN,
+            config,
+            rounds.quorum,
+            rounds.grace,
+            rounds.deadline,
+            charter.release,
+        )
 
     def text(self) -> str:
         """The charter text of a Flower app; `Work.of(w.text()) == w`."""
@@ -151,26 +160,35 @@ class Work:
             *_table("app", {"name": self.name, "component": self.component}),
             *_table("rounds", {k: v for k, v in rounds.items() if v is not None}),
             *_table("config", self.config),
+            *(_table("release", said) if (said := _said(self.release)) else []),
         ]
         return "\n".join(lines) + "\n"
 
 
-def _table(name: str, values: Mapping[str, Value]) -> list[str]:
+def _said(terms: ReleaseSection) -> dict[str, Any]:
+    """What a release's terms say besides the defaults."""
+    return {k: v for k, v in terms.model_dump().items() if v is not None and v != ()}
+
+
+def _table(name: str, values: Mapping[str, Any]) -> list[str]:
     return ["", f"[{name}]", *(f"{_toml(key)} = {_toml(value)}" for key, value in values.items())]
 
 
-def _toml(value: Value) -> str:
+def _toml(value: Any) -> str:
     """TOML's basic strings are JSON's, but for DEL, which TOML wants escaped too."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _of_app(table: Mapping[str, Any]) -> Work:
-    parts = {name: table.get(name, {}) for name in ("app", "rounds", "config")}
+    parts = {name: table.get(name, {}) for name in ("app", "rounds", "config", "release")}
     if set(table) - set(parts) or not all(isinstance(part, dict) for part in parts.values()):
-        raise AgreementError("it must have the tables [app], [rounds] and [config], and no other")
-    app, rounds, config = parts.values()
+        tables = "[app], [rounds], [config] and [release]"
+        raise AgreementError(f"it must have the tables {tables}, and no other")
+    app, rounds, config, release = parts.values()
     if set(app) != {"name", "component"} or not all(isinstance(v, str) for v in app.values()):
         raise AgreementError("[app] must have exactly name and component")
     if app["component"] == BUILT_IN:
@@ -184,4 +202,6 @@ def _of_app(table: Mapping[str, Any]) -> Work:
         raise AgreementError("[rounds] has a wrong key, or a wrong quorum")
     if not all(v is None or (type(v) in (int, float) and v > 0) for v in limits):
         raise AgreementError("[rounds] grace and deadline are positive numbers of seconds")
-    return Work(app["name"], app["component"], config, quorum, *limits)
+    grace, deadline = limits
+    said = terms(release)
+    return Work(app["name"], app["component"], config, quorum, grace, deadline, said)

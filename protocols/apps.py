@@ -53,10 +53,11 @@ def code_kept(copy: Path) -> Code:
 
 def app_digest(files: Code) -> str:
     """The digest of the sorted (path, sha256) list."""
-    return digest_of([[path, _digest(files[path])] for path in sorted(files)])
+    return digest_of([[path, digest_held(files[path])] for path in sorted(files)])
 
 
-def _digest(data: bytes | Path) -> str:
+def digest_held(data: bytes | Path) -> str:
+    """The digest of one file of an app."""
     if isinstance(data, bytes):
         return digest(data)
     with data.open("rb") as file:

@@ -7,8 +7,9 @@ options under `[strategy]` are for the strategy (`barnraise.strategies.registry`
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,9 @@ from barnraise.protocols.values import fault, is_licence, key_of
 Steps = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Part = Annotated[float, Field(ge=0, lt=1)]
+_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_ARRAYS = frozenset({"betas", "auditors", "languages"})
 MAX_BATCH = 2**20  # examples; what is more cannot be meant, and no memory holds it
 
 
@@ -125,6 +129,47 @@ class RoundsSection(_Section):
     deadline: Seconds | None = Field(None, description="seconds after which a round closes")
 
 
+class ReleaseSection(_Section):
+    """What a release holds, and what it says of itself."""
+
+    contributions: Literal["sealed", "auditors", "open"] | None = Field(
+        None,
+        description="who may recompute the rounds: nobody, the auditors below, or anyone; default: "
+        "open where every member's data are open, else sealed",
+    )
+    auditors: tuple[str, ...] = Field(
+        (), description='age recipients ("age1…") to whom contributions are encrypted'
+    )
+    title: str | None = Field(None, description="of the model; default: the federation's name")
+    description: str | None = Field(None, description="what the model is for, in plain words")
+    languages: tuple[str, ...] = Field((), description='of the data, as BCP 47 tags: ["en", "de"]')
+    contact: str | None = Field(None, description="whom to write to about the model")
+
+    @field_validator("auditors")
+    @classmethod
+    def _recipients(cls, auditors: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in auditors if not _RECIPIENT.fullmatch(one)]:
+            raise ValueError(f"{wrong[0]!r} is no age recipient, which begins with age1")
+        return auditors
+
+    @field_validator("languages")
+    @classmethod
+    def _tags(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in languages if not _LANGUAGE.fullmatch(one)]:
+            raise ValueError(f"{wrong[0]!r} is no language tag")
+        return languages
+
+    @model_validator(mode="after")
+    def _to_somebody(self) -> ReleaseSection:
+        if (self.contributions == "auditors") != bool(self.auditors):
+            raise ValueError('contributions = "auditors" and the auditors\' keys go together')
+        return self
+
+
+NO_TERMS = ReleaseSection()  # type: ignore[call-arg]
+"""Where nothing was said of a release."""
+
+
 class Charter(_Section):
     """`Charter.parse(text)` of any valid charter; unknown keys and wrong types are errors."""
 
@@ -140,6 +185,7 @@ class Charter(_Section):
         description="how replies become the next model",
     )
     rounds: RoundsSection = Field(description="how many rounds, and when one closes")
+    release: ReleaseSection = Field(NO_TERMS, description="what a release holds")
 
     @field_validator("name")
     @classmethod
@@ -178,6 +224,14 @@ class Charter(_Section):
         return cls.parse(read_text(path), str(path))
 
 
+def terms(table: Mapping[str, Any]) -> ReleaseSection:
+    """A `[release]` table by itself, as a Flower app's charter has it. Raises C103 or C104."""
+    try:
+        return ReleaseSection.model_validate(_tuples(table))
+    except ValidationError as error:
+        raise _explained(error, "the charter", ("release",)) from None
+
+
 def read_text(path: Path) -> str:
     """The text of a charter file; C101 if there is none."""
     try:
@@ -203,23 +257,24 @@ def _section_of(field: FieldInfo) -> type[_Section] | None:
 
 
 def _tuples(value: Any) -> Any:
-    """TOML knows arrays only; what is a pair here comes as a list."""
+    """TOML knows arrays only; what cannot change here comes as a list."""
     if isinstance(value, dict):
         return {
-            k: tuple(v) if k == "betas" and isinstance(v, list) else _tuples(v)
+            k: tuple(v) if k in _ARRAYS and isinstance(v, list) else _tuples(v)
             for k, v in value.items()
         }
     return value
 
 
-def _explained(error: ValidationError, where: str) -> BarnraiseError:
+def _explained(error: ValidationError, where: str, below: tuple[str, ...] = ()) -> BarnraiseError:
     """The first thing that is wrong, with the key and what belongs there."""
     first = error.errors()[0]
-    path = [part for part in first["loc"] if isinstance(part, str)]
-    key = key_of(first["loc"]) or "the charter"
+    loc = (*below, *first["loc"])
+    path = [part for part in loc if isinstance(part, str)]
+    key = key_of(loc) or "the charter"
     if first["type"] == "extra_forbidden":
         return _error("C103", f"{where} has the unknown key {key}", _allowed(path[:-1]))
-    if first["type"] == "missing" and len(path) == len(first["loc"]):
+    if first["type"] == "missing" and len(path) == len(loc):
         return _error("C104", f"{where} lacks the key {key}", f"{key}: {meaning_of(path)}")
     said = "it has too few values" if first["type"] == "missing" else fault(first)
     return _error("C104", f"{where}: {key} is wrong", f"{said}\n{key}: {meaning_of(path)}")

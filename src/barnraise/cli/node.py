@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from barnraise.cli import lines, site, words
+from barnraise.cli import data, lines, site, words
 from barnraise.cli.config import directory as directory_in
 from barnraise.cli.sim import Json, Verbose
 from barnraise.cli.site import Said
@@ -288,4 +288,5 @@ def verbs() -> typer.Typer:
     policy.command("show")(policy_show)
     policy.command("edit")(policy_edit)
     app.add_typer(policy, name="policy")
+    app.add_typer(data.verbs(), name="data")
     return app
