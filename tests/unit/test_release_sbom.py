@@ -146,11 +146,13 @@ def test_the_charters_hyperparameters_are_there() -> None:
 
 PRINT = """
 import release_kit
-from barnraise.coordinator.release.documents import card, mof, sbom
+from barnraise.coordinator.release.documents.card import card
+from barnraise.coordinator.release.documents.mof import mof
+from barnraise.coordinator.release.documents.sbom import sbom
 from barnraise.protocols.canonical import digest
 for made in release_kit.ALL:
     facts = made()
-    for document in (card.card, sbom.sbom, mof.mof):
+    for document in (card, sbom, mof):
         for path, data in document(facts).items():
             print(made.__name__, path, digest(data))
 """
