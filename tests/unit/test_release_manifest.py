@@ -1,7 +1,8 @@
-"""The manifest of a release is strict, and its paths stay inside it; a run's rounds follow from its entries."""
+"""The manifest of a release is strict, its paths stay inside it; a run's rounds follow from its entries."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -65,10 +66,8 @@ def test_any_changed_byte_is_another_manifest_or_none(data: st.DataObject) -> No
     held = bytearray(MANIFEST.encode())
     at = data.draw(st.integers(0, len(held) - 1))
     held[at] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(ReleaseError):
         assert Manifest.decode(bytes(held)) != MANIFEST
-    except ReleaseError:
-        pass
 
 
 def test_a_manifest_in_another_spelling_is_none() -> None:
