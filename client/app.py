@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from barnraise.client.environment import ENVIRONMENT, environment
 from barnraise.client.partners import Variates
+from barnraise.client.ranks import joined
 from barnraise.client.tasks import Split, Task, load_task
 from barnraise.client.training import MOMENTS, Inner, evaluate, train
 from barnraise.client.updates import update
@@ -88,7 +89,9 @@ def _register(app: ClientApp, site: Callable[[Context], Site]) -> None:
         span = ((number - 1) / rounds, number / rounds)
         variates = _variates(asked, carry, here.device)
         partners = [variates] if variates is not None else []
-        worked = train(here.task, model, here.data.train, plan, inner, span, partners=partners)
+        worked = train(
+            here.task, model, here.data.train, plan, inner, span, partners=partners, ranks=joined()
+        )
         records, kept = RecordDict(), save_inner(inner)
         records[ARRAYS] = _sent(plan, model, asked[ARRAYS], carry, kept)
         if variates is not None:

@@ -6,6 +6,7 @@ Everything that is wrong with the directory is said here, before anything is con
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import random
@@ -68,6 +69,7 @@ def run(
         sandbox.end_with_parent(signal.SIGKILL, parent)
     sandbox.keep_memory_private()
     allocator.settle(KEPT_FREE)
+    gc.freeze()  # what was imported is no garbage
     home = node_dir.absolute()
     mail = Mailbox()
     for number in (signal.SIGTERM, signal.SIGINT):

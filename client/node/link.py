@@ -106,6 +106,7 @@ class Link:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._channel: grpc.Channel | None = None
+        self._bulk: BulkStub | None = None
         self._outgoing: _Outgoing | None = None
         self._state: pb.FromNode | None = None
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
@@ -126,7 +127,7 @@ class Link:
     def exchange(self) -> BulkStub | None:
         """For transfers over the connection of now; None if there is none."""
         with self._lock:
-            return None if self._channel is None else BulkStub(self._channel)
+            return self._bulk
 
     def membership(self) -> MembershipStub | None:
         """For proposals and signatures over the connection of now; None if there is none."""
@@ -184,6 +185,7 @@ class Link:
                 if self._stopping.is_set():
                     return heard, "the node is ending"
                 self._channel, self._outgoing = channel, outgoing
+                self._bulk = BulkStub(channel)
                 if self._state is not None:
                     outgoing.put("state", self._state)
             for message in call:
@@ -196,7 +198,7 @@ class Link:
             return heard, "the node is ending"
         finally:
             with self._lock:
-                self._channel = self._outgoing = None
+                self._channel = self._outgoing = self._bulk = None
             outgoing.close()
             channel.close()
 

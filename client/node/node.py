@@ -53,7 +53,8 @@ __all__ = ["Look", "Node", "Site", "Stop"]
 TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
-SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
+SWEEP_AFTER, SWEEP_LATER = 0.25, 2.0  # seconds until what is not needed any more is dropped
+LARGE = 16 << 20  # bytes of an order or a reply that are dropped the sooner
 
 
 class Node:
@@ -306,7 +307,7 @@ class Node:
         failpoints.reach("daemon:receipted")
         self._room.patiently(partial(self._spool.forget, order))
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
-        self._sweep()
+        self._sweep(reply.size)
 
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
@@ -397,7 +398,7 @@ class Node:
 
     def _committed(self, order: Order) -> None:
         self._desk.committed(order.id)
-        self._sweep()
+        self._sweep(order.size)
 
     def _sign(self, order: str, content: str) -> Mapping[str, Any]:
         approved = self._approval
@@ -473,9 +474,10 @@ class Node:
         self._fail(order, failure)
         self._desk.again(order)
 
-    def _sweep(self) -> None:
-        """Drop what nothing needs, in a moment in which there may be nothing better to do."""
-        self._sweep_at = min(self._sweep_at, time.monotonic() + SWEEP_AFTER)
+    def _sweep(self, size: int) -> None:
+        """Drop what nothing needs, once there may be nothing better to do; what is large, the sooner."""
+        after = SWEEP_AFTER if size >= LARGE else SWEEP_LATER
+        self._sweep_at = min(self._sweep_at, time.monotonic() + after)
 
     def _sweep_if_due(self) -> None:
         """The last order's content stays, for the next often shares its blobs."""

@@ -2,7 +2,7 @@
 
 Audit(source, identity)   opens, and checks the log; U101, U105
 .recompute(numbers)       those rounds, by default all; U102 names the first that differs and how
-.remains()                what can be checked where contributions are sealed
+.facts(), .ending()       what the log alone shows, also where contributions are sealed
 """
 
 from __future__ import annotations
@@ -138,30 +138,31 @@ class Audit:
 
     # --- what the log alone shows ----------------------------------------------------------------------
 
-    def remains(self) -> list[str]:
-        """What holds whether or not contributions are here, a line each. Raises U102."""
+    def facts(self) -> list[str]:
+        """What the log says of the run, a line each."""
         signed = f"{self.checked.signatures} statements signed by enrolled keys"
         lines = [f"the log holds together: {self.checked.entries} entries, {signed}"]
-        rounds, closed = self.run.rounds, self.run.closed
-        if closed is None:
-            lines.append("the run is not closed: it may go on")
-        if rounds:
+        if rounds := self.run.rounds:
             void = [str(r.number) for r in rounds if r.seal["report"].get("void")]
-            lines.append(
-                f"{len(rounds)} seals follow one another"
-                + (f"; void: {', '.join(void)}" if void else "")
-            )
-            if (
-                closed is not None
-                and closed["named"]
-                and closed["model"] != rounds[-1].seal["model"]
-            ):
-                what = "run.closed names another model than the last seal"
-                how = (f"run.closed: {closed['model']}", f"sealed: {rounds[-1].seal['model']}")
-                raise differs(rounds[-1].number, what, how)
-        if closed is not None and closed["named"]:
-            lines += self._published(closed["model"])
+            said = f"; void: {', '.join(void)}" if void else ""
+            lines.append(f"{len(rounds)} seals follow one another{said}")
+        if self.run.closed is None:
+            lines.append("the run is not closed: it may go on")
         return lines
+
+    def ending(self) -> list[str]:
+        """That the last seal is the model of the run, a line each. Raises U102."""
+        rounds, closed = self.run.rounds, self.run.closed
+        if closed is None or not closed["named"]:
+            return []
+        lines = []
+        if rounds:
+            if (last := rounds[-1].seal["model"]) != closed["model"]:
+                what = "run.closed names another model than the last seal"
+                how = (f"run.closed: {closed['model']}", f"sealed: {last}")
+                raise differs(rounds[-1].number, what, how)
+            lines.append(f"the last seal is the run's model, {last}")
+        return [*lines, *self._published(closed["model"])]
 
     def _published(self, model: str) -> Iterator[str]:
         path = self.source.root / "model.safetensors"
@@ -169,8 +170,9 @@ class Audit:
             return
         if (found := file_digest(path)) != model:
             how = (f"its SHA-256 is {found}", f"run.closed names {model}")
-            raise differs(self.run.rounds[-1].number, f"{path} is not the run's model", how)
-        yield "model.safetensors is the model that run.closed names"
+            what = f"{path} is not the run's model"
+            raise differs(self.run.rounds[-1].number if self.run.rounds else 0, what, how)
+        yield "model.safetensors is that model"
 
 
 def _checked(source: Source) -> tuple[Checked, list[str]]:

@@ -53,7 +53,6 @@ def _check_open(
     wanted = {_path(digest) for digest in story.contents}
     for digest in story.contents:
         wanted |= {_path(blob) for blob in _blobs(check, digest, stored)}
-    wanted |= {_path(digest) for digest in story.models}
     _tell(check, sorted(wanted - held), "the run names it, and it is not there")
     _tell(check, sorted(held - wanted), "nothing that the run names is this")
     for path in held & wanted:

@@ -7,7 +7,9 @@ leaves nothing to stand on. Nothing is written.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 
 from barnraise.coordinator.release.bundle import MAX_SMALL, Bundle
@@ -19,6 +21,7 @@ from barnraise.coordinator.verify.policy import Policy
 from barnraise.coordinator.verify.seal import check_seal
 from barnraise.protocols import release
 from barnraise.protocols.agreements import Agreement, AgreementError
+from barnraise.protocols.canonical import digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.notes import Signed
 from barnraise.protocols.release import Manifest, ReleaseError
@@ -28,10 +31,11 @@ _PIECE = 1 << 20
 
 @dataclass
 class Verified:
-    """`checks` in their order; `unknowable` is empty where anything is wrong."""
+    """`checks` in their order; `digest` is the manifest's, `unknowable` is empty where anything is wrong."""
 
     checks: list[Check] = field(default_factory=list)
     manifest: Manifest | None = None
+    digest: str = ""
     entries: int = 0
     root: str = ""
     signatures: int = 0
@@ -65,6 +69,7 @@ class _Verification:
 
     def __init__(self, root: Path, trusted: Policy | None, progress: Progress) -> None:
         self._bundle, self._trusted, self._progress = Bundle(root), trusted, progress
+        self._root = str(root)
         self._found, self._odd = listing(root)
         self._digests: dict[str, str] = {}
         self._done = Verified()
@@ -103,10 +108,13 @@ class _Verification:
         """A small file's bytes; None for what is no file of its own, and for what is too large."""
         if self._found.get(path, MAX_SMALL + 1) > MAX_SMALL:
             return None
-        try:
-            return self._bundle.read(path)
-        except ReleaseError:
-            return None
+        with self._open(path) as file:
+            return file.read(MAX_SMALL)
+
+    def _open(self, path: str) -> BufferedReader:
+        """A file of the listing, which holds no link; nor is one followed that came since."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW
+        return open(os.open(f"{self._root}/{path}", flags), "rb")  # noqa: PTH123
 
     # --- files ---------------------------------------------------------------------------------------
 
@@ -115,13 +123,14 @@ class _Verification:
         check = Check("manifest", "V103")
         self._add(check)
         data = self._bundle.manifest_bytes
+        self._done.digest = digest(data)
         try:
             manifest = Manifest.decode(data)
         except ReleaseError as error:
             check.wrong(release.MANIFEST, f"{error}; nothing behind it was checked")
             return None
         mode = manifest.contributions
-        check.saw(f"{manifest.digest}: run {manifest.run} of {manifest.federation}, {mode}")
+        check.saw(f"{self._done.digest}: run {manifest.run} of {manifest.federation}, {mode}")
         return manifest
 
     def _files(self, manifest: Manifest, signed: Signed | None) -> None:
@@ -138,7 +147,7 @@ class _Verification:
         total, done = sum(self._found[path] for path in paths), 0
         for path in paths:
             state = hashlib.sha256()
-            with (self._bundle.root / path).open("rb") as file:
+            with self._open(path) as file:
                 while piece := file.read(_PIECE):
                     state.update(piece)
                     done += len(piece)
@@ -173,7 +182,7 @@ class _Verification:
     def _told(self, manifest: Manifest, entries: Entries) -> None:
         story, read = entries.story, self._read
         rules = entries.held
-        self._add(told.check_published(manifest, story, rules.federation, rules.log))
+        self._add(told.check_published(manifest, self._done.digest, story, rules))
         self._add(told.check_agreement(manifest, story, read))
         self._add(told.check_members(manifest, story, read))
         self._add(told.check_code(manifest, story, read))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 
 from barnraise.coordinator.verify.findings import Check
 from barnraise.protocols import release
+from barnraise.protocols.model_sig import SignatureFault, check_model_sig
 from barnraise.protocols.release import Manifest
-from barnraise.protocols.statements import StatementError
 
 
 def check_seal(manifest: Manifest, data: bytes | None, digests: Mapping[str, str]) -> Check:
@@ -23,10 +22,9 @@ def check_seal(manifest: Manifest, data: bytes | None, digests: Mapping[str, str
         check.wrong(release.SIGNATURE, "the manifest names a signer, and it is not there")
         return check
     others = {path: held for path, held in digests.items() if path != release.SIGNATURE}
-    model_sig = importlib.import_module("barnraise.protocols.model_sig")
     try:
-        model_sig.check_model_sig(data, others, manifest.signer)
-    except (StatementError, ValueError) as error:
+        check_model_sig(data, others, manifest.signer)
+    except SignatureFault as error:
         check.wrong(release.SIGNATURE, str(error))
     check.saw(f"{release.SIGNATURE} is the signer's over {len(others)} files")
     return check

@@ -13,17 +13,16 @@ _NOTHING: Mapping[str, Any] = {}
 class Story:
     """Give it every entry that the rules found good, with its whole body, in order.
 
-    `agreements` maps an agreement's digest to its charter's, `signatures` to the statements of who signed
-    it. `contents` are the digests that the run ordered, accepted and sealed, `models` what it sealed as
-    models, in order. `data` maps a member to its last `data.stated` before the run was closed,
-    `organisations` to what it was enrolled as before the run was opened. `published` maps the manifests
-    that the log names for this run to the body that does. `needed` is what entries cannot be read without.
+    `contents` are the digests that the run ordered, accepted and sealed, `models` what it sealed as models,
+    in order. As of when the run was closed, `data` maps a member to its last `data.stated`,
+    `organisations` to what it was enrolled as, `signed` to its statement under the run's agreement.
+    `published` maps the manifests that the log names for this run to the body that does. `needed` is what
+    entries cannot be read without.
     """
 
     def __init__(self, run: str) -> None:
         self.run = run
-        self.agreements: dict[str, str] = {}
-        self.signatures: dict[str, dict[str, Any]] = {}
+        self.signed: Mapping[str, Any] = {}
         self.organisations: Mapping[str, str] = {}
         self.opened: Mapping[str, Any] = _NOTHING
         self.closed: Mapping[str, Any] = _NOTHING
@@ -33,6 +32,7 @@ class Story:
         self.published: dict[str, Mapping[str, Any]] = {}
         self.needed: set[str] = set()
         self._enrolled: dict[str, str] = {}
+        self._signed: dict[str, dict[str, Any]] = {}
         self._stated: dict[str, Mapping[str, Any]] = {}
 
     @property
@@ -45,11 +45,6 @@ class Story:
         """The digest of the agreement that the run was opened under, or ""."""
         return str(self.opened.get("agreement", ""))
 
-    @property
-    def signed(self) -> dict[str, Any]:
-        """Who signed that agreement, and the statements."""
-        return self.signatures.get(self.agreement, {})
-
     def see(self, entry: Entry, body_blob: str = "") -> None:
         """Take the next entry into account; `body_blob` is the digest by which its body was named, or ""."""
         if body_blob:
@@ -57,13 +52,13 @@ class Story:
         body = entry.body
         match entry.type:
             case "charter.adopted":
-                self.agreements[body["agreement"]] = body["charter"]
                 self.needed |= {body["agreement"], body["charter"]}
             case "charter.signed":
-                signed = self.signatures.setdefault(body["agreement"], {})
+                signed = self._signed.setdefault(body["agreement"], {})
                 signed[body["member"]] = body["statement"]
             case "member.enrolled":
                 self._enrolled[body["member"]] = body["organisation"]
+                self._stated.pop(body["member"], None)
             case "data.stated":
                 self._stated[body["member"]] = body
             case _ if body.get("run") == self.run:
@@ -72,7 +67,7 @@ class Story:
     def _of_run(self, type_: str, body: Mapping[str, Any]) -> None:
         match type_:
             case "run.opened":
-                self.opened, self.organisations = body, dict(self._enrolled)
+                self.opened = body
             case "batch.sent":
                 self.contents |= {group["content"] for group in body["orders"]}
             case "batch.closed":
@@ -82,7 +77,8 @@ class Story:
                 self.models.append(body["model"])
             case "run.closed":
                 members = self.members
-                self.closed = body
+                self.closed, self.organisations = body, dict(self._enrolled)
+                self.signed = dict(self._signed.get(self.agreement, {}))
                 self.data = {m: held for m, held in self._stated.items() if m in members}
             case "release.published":
                 self.published[body["manifest"]] = body

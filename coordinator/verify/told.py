@@ -6,39 +6,43 @@ The log is taken as it was checked before: every entry that is told of here was 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from barnraise.coordinator.verify.findings import Check, Read
 from barnraise.coordinator.verify.story import Story
 from barnraise.protocols import notes, release
 from barnraise.protocols.agreements import Agreement, AgreementError
 from barnraise.protocols.canonical import NotCanonical, canonical, digest, digest_of
+from barnraise.protocols.croissant import CroissantFault, Statement
 from barnraise.protocols.identity import Member
+from barnraise.protocols.log_rules import Rules
 from barnraise.protocols.release import Manifest
 from barnraise.protocols.telling import Telling, metrics
 
+PROCESSING = "code/processing/"
 
-def check_published(manifest: Manifest, story: Story, federation: str, log: str) -> Check:
-    """The log names this manifest, as the release of a run that it has opened and closed."""
+
+def check_published(manifest: Manifest, digest_: str, story: Story, rules: Rules) -> Check:
+    """The log names this manifest (by its digest), as the release of a run that it opened and closed."""
     check = Check("published", "V112")
-    if (manifest.federation, manifest.log) != (federation, log):
-        check.wrong(release.MANIFEST, f"it is of {manifest.federation}, the log of {federation}")
+    if (manifest.federation, manifest.log) != (rules.federation, rules.log):
+        whose = f"it is of {manifest.federation}, the log of {rules.federation}"
+        check.wrong(release.MANIFEST, whose)
     if not story.opened:
         check.wrong(release.LOG, f"the run {manifest.run} was never opened in it")
     elif not story.closed:
         check.wrong(release.LOG, f"the run {manifest.run} was never closed in it")
-    said = story.published.get(manifest.digest)
+    said = story.published.get(digest_)
     if said is None:
         others = ", ".join(story.published) or "none"
-        why = f"the log does not name {manifest.digest} as a release of this run, but {others}"
+        why = f"the log does not name {digest_} as a release of this run, but {others}"
         check.wrong(release.MANIFEST, why)
         return check
     for name in ("model", "contributions"):
         if said[name] != getattr(manifest, name):
             check.wrong(release.MANIFEST, f"release.published names another {name}: {said[name]}")
-    check.saw(f"release.published of the run {manifest.run} names {manifest.digest}")
+    check.saw(f"release.published of the run {manifest.run} names {digest_}")
     if len(story.published) > 1:
-        others = ", ".join(sorted(story.published.keys() - {manifest.digest}))
+        others = ", ".join(sorted(story.published.keys() - {digest_}))
         check.saw(f"the log names other releases of this run as well: {others}")
     return check
 
@@ -175,28 +179,42 @@ def check_metrics(telling: Telling | None, read: Read) -> Check:
 
 
 def check_data(manifest: Manifest, story: Story, read: Read) -> Check:
-    """data/ holds each member's last statement of its data before the run was closed."""
+    """data/ holds each member's last statement of its data before the run was closed, code/processing the
+    code that a statement of open data names."""
     check = Check("data", "V118")
-    statements: dict[str, bytes] = {}
-    documents: dict[str, Any] = {}
+    wanted: dict[str, str] = {}
     for name, body in sorted(story.data.items()):
-        statements[f"{release.DATA}{name}.statement.json"] = canonical(body["statement"])
+        wanted[f"{release.DATA}{name}.statement.json"] = digest(canonical(body["statement"]))
         path = f"{release.DATA}{name}.croissant.json"
-        documents[path] = body["document"]
-        held = "sha256:" + manifest.files.get(path, (0, ""))[1]
-        if held != body["document"]:
-            check.wrong(path, f"the statement that {name} signed names {body['document']}")
-    covered = {path: b"" for path in manifest.files if path in documents}
-    _only(check, manifest, release.DATA, statements | covered, lambda p: _empty(p, covered, read))
+        wanted[path] = body["document"]
+        document = read(path)
+        if document is not None and digest(document) == body["document"]:
+            wanted |= _processing(check, name, path, document, body["open"])
+    for path, named in sorted(wanted.items()):
+        if path not in manifest.files:
+            check.wrong(path, "a member has stated it, and it is not there")
+        elif f"sha256:{manifest.files[path][1]}" != named:
+            check.wrong(path, f"it is not what a member has stated, {named}")
     for path in manifest.files:
-        if path.startswith("code/processing/"):
-            name = path.split("/")[2]
-            if not story.data.get(name, {}).get("open"):
-                check.wrong(path, f"{name} has not stated that its data are open")
-    stated = ", ".join(sorted(story.data)) or "nobody"
-    check.saw(f"data are stated by {stated}, each signed")
+        if path.startswith((release.DATA, PROCESSING)) and path not in wanted:
+            check.wrong(path, "no member of the run has stated it")
+    stated = ", ".join(sorted(story.data))
+    check.saw(
+        f"data are stated by {stated}, each signed" if stated else "no member states its data"
+    )
     return check
 
 
-def _empty(path: str, covered: Mapping[str, bytes], read: Read) -> bytes | None:
-    return covered[path] if path in covered else read(path)
+def _processing(
+    check: Check, name: str, path: str, document: bytes, is_open: bool
+) -> dict[str, str]:
+    """Path → digest of the processing code that a statement names, where the data are open."""
+    try:
+        statement = Statement.read(document)
+    except CroissantFault as error:
+        check.wrong(path, f"it is no data statement: {error}")
+        return {}
+    if statement.open != is_open:
+        check.wrong(path, f"{name} has signed otherwise whether its data are open")
+    code = statement.code.items() if statement.open else ()
+    return {f"{PROCESSING}{name}/{file}": f"sha256:{held}" for file, held in code}

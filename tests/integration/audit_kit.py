@@ -135,7 +135,7 @@ def moved(record: ArrayRecord, name: str, by: float) -> ArrayRecord:
 
 
 class OtherModel(Campaign):
-    """Seals a model that does not follow, and goes on with it."""
+    """Seals a model that does not follow."""
 
     def _seal(self, number: int, model: ArrayRecord, report: Mapping[str, Any]) -> None:
         super()._seal(number, moved(model, "2.bias", 0.25) if number == 2 else model, report)

@@ -63,7 +63,7 @@ def test_a_void_round_keeps_model_and_state(data: Path, tmp_path: Path) -> None:
     with kit.audited(run) as audit:
         found = list(audit.recompute(audit.chosen(None)))
         assert [one.void for one in found] == [False, False, True]
-        assert any("void: 2" in line for line in audit.remains())
+        assert any("void: 2" in line for line in audit.facts())
 
 
 LIES = {

@@ -142,7 +142,7 @@ def components(facts: Facts) -> dict[str, Included | Missing]:
         "Evaluation results": Missing("nothing was measured"),
         "Data card": Missing("not every member stated what its data are"),
         "Model parameters (Intermediate)": Missing(
-            f"the models of single rounds are {facts.contributions}, by the charter"
+            f"the models of single rounds are {facts.contributions} in this release"
         ),
     }
     if measured:
@@ -168,18 +168,15 @@ def _of_data(facts: Facts) -> dict[str, Included | Missing]:
         private = [
             plain(one.name) for one in facts.members if one.data is None or not one.data.open
         ]
-        whose = f"not open at {', '.join(private)}"
+        whose = f"not stated to be open by {', '.join(private)}"
         return {
             "Datasets": Missing(f"the data are {whose}"),
-            "Evaluation data": Missing(
-                f"members measure on what they held out, and that is {whose}"
-            ),
-            "Data preprocessing code": Missing(
-                f"the statements name its digest; the code is {whose}"
-            ),
+            "Evaluation data": Missing(f"it is what members held out of data that are {whose}"),
+            "Data preprocessing code": Missing(f"it stays with data that are {whose}"),
         }
     licences = sorted({one.spdx or one.licence for one in stated(facts.members)})
-    licence = licences[0] if len(licences) == 1 else " AND ".join(f"({one})" for one in licences)
+    joined = licences[0] if len(licences) == 1 else " AND ".join(f"({one})" for one in licences)
+    licence = joined or None
     held_out = "data/; charter.toml says which part is held out"
     return {
         "Datasets": Included("data/ names each file, with its address and SHA-256", licence),

@@ -56,11 +56,12 @@ class Work:
         """Rounds again, from their contributions; where that cannot be, what remains."""
         audit, told = self.audit, self._told()
         rounds = audit.chosen(number)
-        lines = audit.remains()
+        facts = audit.facts()
+        say(*facts)
         if (why := self._not_recomputable()) is not None:
-            _numbered([*lines, why])
-            return {**told, "recomputed": [], "why": why, "facts": lines}
-        _numbered(lines)
+            ending = audit.ending()
+            say(*ending, why)
+            return {**told, "recomputed": [], "why": why, "facts": [*facts, *ending]}
         started, done = time.monotonic(), list[Recomputed]()
         try:
             for one in _shown(rounds, audit.recompute(rounds)):
@@ -70,7 +71,9 @@ class Work:
                 say(f"{_listed(done)}: identical bytes")
             raise
         said = self._summary(done, time.monotonic() - started)
-        return {**told, **said, "facts": lines}
+        ending = audit.ending()
+        say(*ending)
+        return {**told, **said, "facts": [*facts, *ending]}
 
     def _not_recomputable(self) -> str | None:
         if self.audit.charter is None:
@@ -268,11 +271,6 @@ def _of_round(one: Recomputed) -> str:
 def _listed(done: Sequence[Recomputed]) -> str:
     first, last = done[0].number, done[-1].number
     return f"round {first}" if first == last else f"rounds {first} to {last}"
-
-
-def _numbered(lines: Sequence[str]) -> None:
-    for number, line in enumerate(lines, 1):
-        say(f"{number}. {line}")
 
 
 def _shown(rounds: Sequence[RoundRecord], work: Iterator[Recomputed]) -> Iterator[Recomputed]:

@@ -27,7 +27,7 @@ def verify(directory: Path, policy: Path | None) -> dict[str, Any]:
     for number, check in enumerate(found.checks, 1):
         _tell(number, check)
     if found.faults:
-        raise _failed(directory, found)
+        raise failed(directory, found)
     assert found.manifest is not None
     _say("This is what holds. What nobody can know from a release:")
     for line in found.unknowable:
@@ -38,7 +38,7 @@ def verify(directory: Path, policy: Path | None) -> dict[str, Any]:
         "federation": manifest.federation,
         "log": manifest.log,
         "run": manifest.run,
-        "manifest": manifest.digest,
+        "manifest": found.digest,
         "model": manifest.model,
         "contributions": manifest.contributions,
         "entries": found.entries,
@@ -52,14 +52,18 @@ def verify(directory: Path, policy: Path | None) -> dict[str, Any]:
 
 def _tell(number: int, check: Check) -> None:
     if not check.faults:
-        _say(f"{number:>2}. {check.name}: {'; '.join(check.facts)}")
+        first, *more = check.facts
+        _say(f"{number:>2}. {check.name}: {first}")
+        for fact in more:
+            _say(f"    {fact}")
         return
     _say(f"{number:>2}. {check.name}: does not hold")
     for fault in check.faults[:_MOST]:
         _say(f"    WRONG {fault.code} {fault}")
 
 
-def _failed(directory: Path, found: Verified) -> BarnraiseError:
+def failed(directory: Path, found: Verified) -> BarnraiseError:
+    """What a release that does not hold is told as."""
     faults = found.faults
     failed = [check.name for check in found.checks if check.faults]
     more = [f"and {len(faults) - _MOST} more"] if len(faults) > _MOST else []

@@ -43,7 +43,7 @@ class Settings:
 
 def _charter(name: str) -> Path:
     """An absolute path, or a file of the app itself, whose directory Flower puts first on Python's path."""
-    for folder in ("", *sys.path):
+    for folder in sys.path:
         if name and (path := Path(folder) / name).is_file():
             return path.absolute()
     raise _unset(

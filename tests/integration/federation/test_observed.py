@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from http.client import HTTPConnection
 from pathlib import Path
@@ -57,6 +58,26 @@ def test_a_served_federation_is_told_of(house: House, monkeypatch: pytest.Monkey
         assert told["disk_free_bytes"] > 0 and told["run_open"] == 0
         house.federation.ledger.revoked("bob", "test")
         assert numbers(port)["log_entries_total member.revoked"] == 1
+
+
+def documented(prefix: str) -> set[str]:
+    """The metrics of this prefix that the page lists, as samples are named."""
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `barnraise_")]
+    rows = [row for row in rows if ("_node_" in row) == (prefix == "barnraise_node_")]
+    found = [name for row in rows for name in re.findall(r"`([\w…]+)", row)]
+    return {name.replace("…", "barnraise_node_today") for name in found}
+
+
+def test_every_metric_is_documented(house: House, tmp_path: Path) -> None:
+    house.attend("ada").next()
+    NodeKeys.open(tmp_path / "node")
+    with beside("0")(house.operator, house.floor) as port:
+        told = set(re.findall(r"^# HELP (\w+)", ask(int(str(port)), "/metrics")[1], re.M))
+    with answering(tmp_path / "node", "0") as port:
+        of_node = set(re.findall(r"^# HELP (\w+)", ask(port, "/metrics")[1], re.M))
+    assert told == documented("barnraise_")
+    assert of_node | {"barnraise_node_certificate_end_seconds"} == documented("barnraise_node_")
 
 
 def test_what_cannot_be_read_is_said_with_503(house: House) -> None:
