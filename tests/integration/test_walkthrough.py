@@ -94,6 +94,8 @@ def check_log(root: Path) -> None:
     ]
     signed = [e.body["member"] for e in entries if e.type == "charter.signed"]
     assert sorted(signed) == list(MEMBERS)
+    stated = {e.body["member"]: e.body["open"] for e in entries if e.type == "data.stated"}
+    assert stated == dict.fromkeys(MEMBERS, False)
     opened = [e.body for e in entries if e.type == "run.opened"]
     assert [b["agreement"] for b in opened] == [entries[4].body["agreement"]] * 2
     assert [e.type for e in entries[-2:]] == ["member.revoked", "member.left"]

@@ -156,13 +156,10 @@ def lines(told: Said) -> list[str]:
     if told["coordinator"]["trouble"]:
         rows.append(f"  proposals: {told['coordinator']['trouble'].splitlines()[0]}")
     if (data := told.get("data")) is not None:
-        kind, there = (
-            "open" if data["open"] else "private",
-            "" if data["told"] else "; to be carried",
-        )
-        rows.append(
-            f"  data stated: {data['records']} records, {kind}, {data['document'][:19]}…{there}"
-        )
+        kind = "open" if data["open"] else "private"
+        there = "on record" if data["told"] else "signed, to be carried"
+        count = words.count(data["records"], "record")
+        rows.append(f"  data {there}: {count}, {kind}, {data['document'][:19]}…")
     for what, why in (told.get("hindered") or {}).items():
         if why:
             rows.append(f"  the code's {what} is not apart from this machine's: {why}")
