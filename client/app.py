@@ -19,7 +19,9 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from barnraise.client.environment import ENVIRONMENT, environment
 from barnraise.client.partners import Variates
+from barnraise.client.ranks import joined
 from barnraise.client.tasks import Split, Task, load_task
 from barnraise.client.training import MOMENTS, Inner, evaluate, train
 from barnraise.client.updates import update
@@ -87,11 +89,14 @@ def _register(app: ClientApp, site: Callable[[Context], Site]) -> None:
         span = ((number - 1) / rounds, number / rounds)
         variates = _variates(asked, carry, here.device)
         partners = [variates] if variates is not None else []
-        worked = train(here.task, model, here.data.train, plan, inner, span, partners=partners)
+        worked = train(
+            here.task, model, here.data.train, plan, inner, span, partners=partners, ranks=joined()
+        )
         records, kept = RecordDict(), save_inner(inner)
         records[ARRAYS] = _sent(plan, model, asked[ARRAYS], carry, kept)
         if variates is not None:
             records[CONTROL] = _control(asked[CONTROL], variates, carry, kept)
+        records[ENVIRONMENT] = environment(here.device)
         save_carry(context, kept)
         metrics = {
             WEIGHT: min(here.data.sizes()[0], MAX_WEIGHT),

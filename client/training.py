@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from barnraise.client.partners import Partner, Pull
+from barnraise.client.ranks import Ranks
 from barnraise.client.tasks.task import Batch, Task, to_device
 from barnraise.protocols import progress
 from barnraise.protocols.charter import TrainingSection
@@ -51,12 +52,14 @@ def train(
     span: tuple[float, float],
     clock: Callable[[], float] = time.monotonic,
     partners: Sequence[Partner] = (),
+    ranks: Ranks | None = None,
 ) -> Worked:
     """Train `model` in place on `data` as `plan` says, from `inner`'s state, which moves on.
 
     `span` is the part of the whole run that this round is, such as (0.2, 0.3); the learning rate
     follows it. Each of `partners` adjusts every step's gradient; where `plan` has a proximal term, so
-    does that.
+    does that. With `ranks` each of several processes takes `plan.batch` examples in a step, and what is
+    clipped and adjusted is the mean of their gradients.
     """
     if plan.proximal:
         partners = [*partners, Pull(model, plan.proximal)]
@@ -64,19 +67,20 @@ def train(
     device = next(model.parameters()).device
     optimizer = _optimizer(model, plan, inner)
     losses: list[float] = []
-    for done, part in _ticks(plan, clock):
+    for done, part in _ticks(plan, clock if ranks is None else ranks.clock):
         rate = learning_rate(plan, inner.steps, span[0] + part * (span[1] - span[0]))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(model, to_device(draw(data, plan.batch), device))
+        loss = task.loss(model, to_device(draw(data, plan.batch, ranks), device))
         loss.backward()  # type: ignore[no-untyped-call]
+        mean = loss.item() if ranks is None else ranks.average(model, loss)
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         for partner in partners:
             partner.adjust(model)
         optimizer.step()
         inner.steps += 1
-        losses.append(loss.item())
+        losses.append(mean)
         _report(plan, done, part)
     inner.moments = _moments(model, optimizer)
     last = losses[-max(1, len(losses) // 10) :]
@@ -112,10 +116,15 @@ def _report(plan: TrainingSection, done: int, part: float) -> None:
         progress.report("training second", round(part * seconds), seconds)
 
 
-def draw(data: Dataset[Any], count: int) -> Batch:
-    """A batch of `count` examples, drawn with replacement by torch's global generator."""
+def draw(data: Dataset[Any], count: int, ranks: Ranks | None = None) -> Batch:
+    """A batch of `count` examples, drawn with replacement by torch's global generator.
+
+    With `ranks` this process's part of a batch of `count` for each of them: all draw the same.
+    """
     size = len(cast(Any, data))
-    indices: list[int] = torch.randint(size, (count,)).tolist()
+    rank, of = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    indices: list[int] = torch.randint(size, (count * of,)).tolist()
+    indices = indices[rank * count : (rank + 1) * count]
     return default_collate([data[i] for i in indices])
 
 

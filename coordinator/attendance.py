@@ -140,6 +140,7 @@ class Attendance(SessionServicer):
             ttl=order.ttl,
             created=order.created,
             size=sent.size,
+            envelope=sent.parts[0].data or b"",
             evidence=view.order(order.batch) if view is not None else None,
         )
 

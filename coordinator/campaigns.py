@@ -150,16 +150,20 @@ def check_signed(federation: Federation, one: Proposal) -> None:
     )
 
 
+def run_is_open(name: str) -> BarnraiseError:
+    return BarnraiseError(
+        "F111",
+        f"the run {name} is open",
+        "a federation conducts one run at a time",
+        next="barnraise run why",
+    )
+
+
 def create(federation: Federation, one: Proposal) -> Run:
     """The directory of a new run, or the one of this agreement that stopped. Raises F110, F111."""
     check_signed(federation, one)
     if (current := open_run(federation)) is not None:
-        raise BarnraiseError(
-            "F111",
-            f"the run {current.name} is open",
-            "a federation conducts one run at a time",
-            next="barnraise run why",
-        )
+        raise run_is_open(current.name)
     for run in runs(federation):
         if run.agreement == one.digest and state_of(federation, run) == FAILED:
             run.again()

@@ -101,26 +101,27 @@ class Exchange(ExchangeServicer):
             raise refusals.not_yours()
         if request.offset > part.size:
             raise refusals.beyond_the_end(request.offset, part.size)
-        at = request.offset
-        for data in self._read(part, at):
-            at += len(data)
-            with self._turns_out.taken():
-                yield bulk.chunk(data)
-            self._office.presence.detail(name, "fetching", percent(at, part.size))
+        with self._turns_out.taken() as turn:
+            for at, chunk in self._chunks(part, request.offset):
+                yield chunk
+                turn.moved(len(chunk))
+                self._office.presence.detail(name, "fetching", percent(at, part.size))
 
-    def _read(self, part: Part, at: int) -> Iterator[bytes]:
+    def _chunks(self, part: Part, at: int) -> Iterator[tuple[int, bytes]]:
+        """Each chunk from `at` on, as it is sent, with where it ends. One is in memory at a time."""
         if part.data is not None:
             for start in range(at, part.size, CHUNK):
-                yield part.data[start : start + CHUNK]
+                data = part.data[start : start + CHUNK]
+                yield start + len(data), bulk.chunk(data)
             return
         try:
             file = self._office.file_of(part.digest).open("rb", buffering=0)
         except FileNotFoundError:
             raise refusals.not_now("the content is not there") from None
         with file:
-            while data := os.pread(file.fileno(), CHUNK, at):
-                at += len(data)
-                yield data
+            while chunk := bulk.chunk(os.pread(file.fileno(), CHUNK, at)):
+                at = min(at + CHUNK, part.size)
+                yield at, chunk
 
     # --- in ----------------------------------------------------------------------------------------
 
@@ -167,16 +168,14 @@ class Exchange(ExchangeServicer):
             raise refusals.too_large(offer.size, cap)
         with closing(self._arrival(name, desk, offer)) as arrival, self._claim(arrival) as claim:
             wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
-            yield pb.ToMember(wanted=pb.Wanted(parts=wants))
-            while not arrival.complete:
-                with self._turns.taken():
-                    piece = self._piece(pieces)
-                    with self._disk_refusals():
-                        arrival.piece(piece.digest, piece.offset, piece.data)
-                claim.spent(len(piece.data))
-                self._office.presence.detail(
-                    name, "delivering", percent(arrival.done, arrival.total)
-                )
+            with self._turns.taken() as turn:  # before that, nothing of it is on its way
+                yield pb.ToMember(wanted=pb.Wanted(parts=wants))
+                while not arrival.complete:
+                    moved = self._move(self._piece(pieces), arrival)
+                    turn.moved(moved)
+                    claim.spent(moved)
+                    percent_in = percent(arrival.done, arrival.total)
+                    self._office.presence.detail(name, "delivering", percent_in)
         synced = frozenset(arrival.synced)
         self._hand_in(name, desk, offer, offer.size, arrival.files, synced)
         yield pb.ToMember(taken=pb.Taken())
@@ -194,6 +193,12 @@ class Exchange(ExchangeServicer):
                 clear=not desk.expects_verdict(),
                 durable=self._office.durable,
             )
+
+    def _move(self, piece: bulk.Piece, arrival: Arrival) -> int:
+        """Take a piece; how many bytes it brought."""
+        with self._disk_refusals():
+            arrival.piece(piece.digest, piece.offset, piece.data)
+        return len(piece.data)
 
     def _claim(self, arrival: Arrival) -> Claim:
         return self._office.room.claim(arrival.total - arrival.done)

@@ -16,13 +16,13 @@ import grpc
 
 from barnraise.coordinator import events
 from barnraise.coordinator.access import Calls, Guard
-from barnraise.coordinator.campaigns import Conduct, Run
+from barnraise.coordinator.campaigns import Conduct, Run, run_is_open
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.lobby import Lobby, Seen
 from barnraise.coordinator.membership import Membership
 from barnraise.coordinator.ports import bind
 from barnraise.coordinator.presence import ABSENT
-from barnraise.coordinator.prover import Prover
+from barnraise.coordinator.prover import Cosigned, Prover
 from barnraise.coordinator.session import Running, SessionFleet, Settings
 from barnraise.coordinator.transparency import Transparency
 from barnraise.protocols import federation_pb2 as pb
@@ -33,6 +33,7 @@ from barnraise.protocols.federation_pb2_grpc import (
     add_TransparencyServicer_to_server,
 )
 from barnraise.protocols.transfers import SERVER_OPTIONS
+from barnraise.protocols.witnessing import quorum
 
 THREADS = 256  # members that attend without a run, and their other calls, at a time
 GRACE = 60.0  # seconds to wait for late members at the start, where the charter has no grace
@@ -52,7 +53,9 @@ class Floor:
         self._signatures = 0
         self._fleet: SessionFleet | None = None  # set once, by the run's thread
         self._calls: Calls | None = None
-        self._batch_open = False  # written by the run's thread alone
+        self._batch_open = False  # this and `sent_bytes` are written by the run's thread alone
+        self.sent_bytes = 0  # what orders have carried since this process began
+        self._here: Prover | None = None  # set once, when the port opens
         self._lobby = Lobby(federation.name)
         held = conduct.run.agreement if conduct is not None else ""
         self._membership = Membership(federation, self._signed, self._left, held)
@@ -82,6 +85,9 @@ class Floor:
     def between_runs(self) -> Iterator[None]:
         """Inside, members attend at the session port, and no run is open. Raises N118."""
         said, self._calls = self.federation.description, Calls()
+        members = self.federation.ledger.read().active()
+        self._here = self._prover("", members) if members else None
+        self._lobby = Lobby(self.federation.name, prover=self._here)
         threads = ThreadPoolExecutor(THREADS, "session")
         server = grpc.server(
             threads,
@@ -90,9 +96,8 @@ class Floor:
         )
         add_SessionServicer_to_server(self._lobby, server)
         self.register(server)
-        if members := self.federation.ledger.read().active():
-            prover = self._prover("", members)
-            add_TransparencyServicer_to_server(Transparency(prover), server)
+        if self._here is not None:
+            add_TransparencyServicer_to_server(Transparency(self._here), server)
         credentials = self.federation.authority.server_credentials(said.hosts, require_client=True)
         bind(server, said.listens(said.session), credentials)
         server.start()
@@ -150,6 +155,7 @@ class Floor:
         """A watcher of the run, to know whether a batch is open."""
         if isinstance(event, events.BatchSent):
             self._batch_open = not event.replayed
+            self.sent_bytes += 0 if event.replayed else event.bytes
         elif isinstance(event, events.BatchClosed):
             self._batch_open = False
 
@@ -188,6 +194,21 @@ class Floor:
             self._fleet.expel(name, why, text)
         elif self._calls is not None:
             self._calls.cut(name, spare="Attend")
+
+    def cosigned(self, witnesses: Mapping[str, str], patience: float) -> Cosigned:
+        """Have the log as it stands cosigned by these members (name → hex key), between runs. Waits for a
+        quorum, `patience` seconds at most, and a moment for the others. Raises F111 during a run."""
+        if self.conduct is not None:
+            raise run_is_open(self.conduct.run.name)
+        needed, log = quorum(len(witnesses)), self.federation.log
+        if (prover := self._here) is None:
+            return Cosigned(None, log.size(), (), needed)
+        log.expect({name: bytes.fromhex(key) for name, key in witnesses.items()}, needed)
+        size = prover.ask()
+        self._lobby.ask()
+        have = prover.gathered(size, set(witnesses), needed, patience)
+        note = log.witnessed() if len(have) >= needed else None
+        return Cosigned(note, size, tuple(sorted(have)), needed)
 
     def close_batch(self) -> bool:
         if self.conduct is None or self._fleet is None:

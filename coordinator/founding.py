@@ -1,4 +1,5 @@
-"""What stands in a simulation's log before its run: its federation, its members, and what they agreed on.
+"""What stands in a simulation's log before its run: its federation, its members, what they agreed on, and
+what they state of their data.
 
 In a simulation whoever starts it stands for all members, so all sign at once, with keys that follow from
 the seed; so does the log's own key. It knows neither where members are nor what they run on.
@@ -7,17 +8,18 @@ the seed; so does the log's own key. It knows neither where members are nor what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from barnraise.coordinator.local import LocalMember
-from barnraise.protocols import notes, statements
+from barnraise.protocols import notes, statements, stating
 from barnraise.protocols.agreements import Agreement
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.canonical import digest
+from barnraise.protocols.croissant import Statement
 from barnraise.protocols.invite import log_name
 from barnraise.protocols.randomness import derive
 
@@ -30,14 +32,24 @@ def simulated_log_key(secret: bytes) -> Ed25519PrivateKey:
 
 
 @dataclass(frozen=True)
+class Stating:
+    """What a member states of its data, and the processing code of open data."""
+
+    statement: Statement
+    code: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
 class Founding:
-    """A simulated federation. `app` is the code's digest; `charter` is None for an app that has none."""
+    """A simulated federation. `app` is the code's digest; `charter` is None for an app that has none.
+    `data` is what members state, by name."""
 
     federation: str
     secret: bytes
     members: Sequence[LocalMember]
     app: str
     charter: str | None
+    data: Mapping[str, Stating] = field(default_factory=dict)
 
     @cached_property
     def log(self) -> str:
@@ -73,12 +85,25 @@ class Founding:
         if self.agreement is not None and self.charter is not None:
             blobs.put([self.charter.encode()])
             blobs.put([self.agreement.encode()])
-            blobs.sync()
+        for one in self.data.values():
+            blobs.put([one.statement.data])
+            for data in one.code.values():
+                blobs.put([data])
+        blobs.sync()
 
     def facts(self) -> list[Fact]:
         """The entries' types and bodies, in canonical order of members."""
         body = {"federation": self.federation, "log": self.log, "authority": ""}
-        return [("federation.founded", body), *map(_enrolled, self._members), *self._agreed()]
+        return [
+            ("federation.founded", body),
+            *map(_enrolled, self._members),
+            *self._agreed(),
+            *self._stated(),
+        ]
+
+    def _stated(self) -> list[Fact]:
+        found = [(member, self.data.get(member.member.name)) for member in self._members]
+        return [_stated(self.federation, m, one.statement) for m, one in found if one is not None]
 
     def _agreed(self) -> list[Fact]:
         if (agreement := self.agreement) is None:
@@ -101,3 +126,11 @@ def _signed(member: LocalMember, payload: Mapping[str, str], agreement: str) -> 
     name = member.member.name
     statement = statements.sign(member.key, name, "charter", payload)
     return "charter.signed", {"agreement": agreement, "member": name, "statement": statement}
+
+
+def _stated(federation: str, member: LocalMember, statement: Statement) -> Fact:
+    name = member.member.name
+    payload = stating.payload(federation, name, statement)
+    signed = statements.sign(member.key, name, "data", payload)
+    body = {"member": name, "document": statement.digest, "open": statement.open}
+    return "data.stated", body | {"statement": signed}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,8 @@ class Adopted:
 
 @dataclass
 class Standing:
-    """What the entries amount to. `runs` maps a run's id to when it was opened; `closed` likewise."""
+    """What the entries amount to. `runs` maps a run's id to when it was opened; `closed` likewise; `data` a
+    member to the digest of its last data statement, `stated` to how many it has made."""
 
     federation: str = ""
     log: str = ""
@@ -56,6 +58,8 @@ class Standing:
     agreements: dict[str, Adopted] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    stated: Counter[str] = field(default_factory=Counter)
 
     def see(self, entry: Entry) -> None:
         """Take one more entry into account."""
@@ -67,6 +71,7 @@ class Standing:
                 self.members[body["member"]] = Known(
                     body["member"], body["key"], body["organisation"], MEMBER, entry.time
                 )
+                self.data.pop(body["member"], None)
             case "member.revoked" | "member.left":
                 self._end(body, REVOKED if entry.type == "member.revoked" else LEFT, entry.time)
             case "charter.adopted":
@@ -75,6 +80,9 @@ class Standing:
                 )
             case "charter.signed":
                 self.agreements[body["agreement"]].signed.setdefault(body["member"], entry.time)
+            case "data.stated":
+                self.data[body["member"]] = body["document"]
+                self.stated[body["member"]] += 1
             case "run.opened":
                 self.runs[body["run"]] = entry.time
             case "run.closed":
@@ -168,3 +176,16 @@ class Ledger:
             if member not in self._standing.agreements[agreement].signed:
                 body = {"agreement": agreement, "member": member, "statement": dict(statement)}
                 self.write("charter.signed", body)
+
+    def stated(self, member: str, document: str, open_: bool, statement: Mapping[str, Any]) -> None:
+        """A data statement that was verified; the one that stands leaves no entry again."""
+        with self._lock:
+            known = self._standing.members.get(member)
+            if (
+                known is None
+                or known.status != MEMBER
+                or self._standing.data.get(member) == document
+            ):
+                return
+            body = {"member": member, "document": document, "open": open_}
+            self.write("data.stated", body | {"statement": dict(statement)})

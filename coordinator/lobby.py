@@ -16,7 +16,9 @@ import grpc
 
 from barnraise.coordinator import refusals
 from barnraise.coordinator.access import caller
-from barnraise.coordinator.presence import ABSENT, shown
+from barnraise.coordinator.desk import Asked
+from barnraise.coordinator.presence import ABSENT, OBJECTS, shown
+from barnraise.coordinator.prover import Prover, View
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.federation_pb2_grpc import SessionServicer
 
@@ -44,7 +46,7 @@ class _Guest:
     """One session. Its outbox is under the lobby's condition."""
 
     def __init__(self) -> None:
-        self.outbox: list[pb.ToNode] = []
+        self.outbox: list[pb.ToNode | Asked] = []
         self.over = ""
 
 
@@ -58,11 +60,15 @@ class Lobby(SessionServicer):
         run: SessionServicer | None = None,
         admits: Callable[[str, pb.Hello], bool] = lambda name, hello: False,
         wall: Callable[[], float] = time.time,
+        prover: Prover | None = None,
     ) -> None:
+        """`prover` shows members the log, and takes their cosignatures; None while a run does that."""
         self._federation, self._run, self._admits, self._wall = federation, run, admits, wall
+        self._prover = prover
         self._bell = threading.Condition()
         self._guests: dict[str, _Guest] = {}
         self._seen: dict[str, Seen] = {}
+        self._asking = False
 
     # --- for the operator ------------------------------------------------------------------------
 
@@ -76,6 +82,14 @@ class Lobby(SessionServicer):
         with self._bell:
             for guest in self._guests.values():
                 guest.outbox.append(pb.ToNode(notice=pb.Notice(what=what)))
+            self._bell.notify_all()
+
+    def ask(self) -> None:
+        """Ask everybody here, and who comes later, to cosign what the prover has fixed."""
+        with self._bell:
+            self._asking = True
+            for guest in self._guests.values():
+                guest.outbox.append(Asked())
             self._bell.notify_all()
 
     def dismiss(self, name: str, why: str, text: str) -> None:
@@ -114,22 +128,31 @@ class Lobby(SessionServicer):
         try:
             if context.add_callback(lambda: self._leave(name, guest)):
                 self._start_reader(name, guest, request_iterator)
-                yield self._welcome(name)
-                yield from self._tell(guest)
+                prover = self._prover
+                view = prover.view(first.hello.log_size) if prover is not None else None
+                yield self._welcome(name, view)
+                yield from self._tell(guest, view)
         finally:
             self._leave(name, guest)
 
-    def _welcome(self, name: str) -> pb.ToNode:
+    def _welcome(self, name: str, view: View | None) -> pb.ToNode:
+        evidence = view.opened() if view is not None else None
         return pb.ToNode(
-            welcome=pb.Welcome(federation=self._federation, member=name, clock=self._wall())
+            welcome=pb.Welcome(
+                federation=self._federation, member=name, clock=self._wall(), evidence=evidence
+            )
         )
 
-    def _tell(self, guest: _Guest) -> Iterator[pb.ToNode]:
+    def _tell(self, guest: _Guest, view: View | None) -> Iterator[pb.ToNode]:
         while True:
             with self._bell:
                 self._bell.wait_for(lambda: guest.outbox or guest.over, CHECK)
                 messages, guest.outbox, over = guest.outbox, [], guest.over
-            yield from messages
+            for message in messages:
+                if not isinstance(message, Asked):
+                    yield message
+                elif view is not None:
+                    yield pb.ToNode(evidence=view.last())
             if over == "displaced":
                 raise refusals.displaced()
             if over in ("revoked", "left"):
@@ -144,6 +167,8 @@ class Lobby(SessionServicer):
             if (before := self._guests.get(name)) is not None:
                 before.over = before.over or "displaced"
             self._guests[name] = guest
+            if self._asking:
+                guest.outbox.append(Asked())
             self._bell.notify_all()
         return guest
 
@@ -180,14 +205,24 @@ class Lobby(SessionServicer):
     def _read(self, name: str, guest: _Guest, said: Iterator[pb.FromNode]) -> None:
         try:
             for message in said:
-                if message.WhichOneof("said") == "state":
-                    held = shown(message.state.held)
-                    state = "held" if held else shown(message.state.state) or "idle"
-                    with self._bell:
-                        if guest.over:
-                            return
-                        self._note(name, state, held)
+                if guest.over:
+                    return
+                self._heard(name, message)
         except grpc.RpcError:
             pass
         finally:
             self._leave(name, guest)
+
+    def _heard(self, name: str, message: pb.FromNode) -> None:
+        match message.WhichOneof("said"):
+            case "state":
+                held = shown(message.state.held)
+                state = "held" if held else shown(message.state.state) or "idle"
+                with self._bell:
+                    self._note(name, state, held)
+            case "cosignature" if self._prover is not None:
+                self._prover.cosigned(name, message.cosignature.size, message.cosignature.line)
+            case "objection":
+                said = message.objection
+                with self._bell:
+                    self._note(name, OBJECTS, shown(f"{said.code}: {said.text}"))

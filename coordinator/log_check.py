@@ -61,6 +61,10 @@ def check_log(directory: Path) -> Checked:
         found.root = frontier.root().hex()
         found.facts.append(f"{found.entries} entries of {log.origin}, root {found.root}")
         found.facts.append(f"{found.signatures} statements are signed by enrolled keys and bound")
+        if rules.unsigned:
+            found.facts.append(
+                f"{rules.unsigned} replies are unsigned: nothing here shows whose they are"
+            )
         _check_blobs(found, shelf, named)
         _check_witnesses(found, log, rules)
     return found
@@ -90,7 +94,9 @@ def _check_witnesses(found: Checked, log: Log, rules: Rules) -> None:
     """The newest checkpoint that anybody cosigned, and the newest that a quorum did."""
     members = {name: bytes.fromhex(key) for name, key in rules.witnesses.items()}
     if not members:
-        found.facts.append("no witnesses: no run was opened, and nothing agreed on")
+        found.facts.append(
+            "no witnesses: no run was opened whose members have keys, and nothing agreed on"
+        )
         return
     needed = quorum(len(members))
     log.expect(members, needed)

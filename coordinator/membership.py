@@ -1,4 +1,5 @@
-"""The Membership service: what a member is asked to agree on, its signature, and its leaving (DESIGN §7).
+"""The Membership service: what a member is asked to agree on, its signature, what it states of its data, and
+its leaving (DESIGN §7).
 
 Who calls is known from its certificate (`access.caller`); a statement counts for that member alone, and
 only if it is signed by the key that the agreement, or the record, has for it.
@@ -13,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from barnraise.coordinator import proposals, refusals
+from barnraise.coordinator import proposals, refusals, stating
 from barnraise.coordinator.access import caller
 from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.holdings import holdings
@@ -99,6 +100,17 @@ class Membership(MembershipServicer):
             count = len(ledger.read().agreements[one.digest].signed)
             return pb.SignReply(signed=count, quorum=one.agreement.quorum)
         raise refusals.no_statement(why)
+
+    def StateData(
+        self, request: pb.DataStatement, context: grpc.ServicerContext
+    ) -> pb.DataStatementReply:
+        """Take a data statement: verified, kept, on record. F117 for one that is none."""
+        envelope, code = _parsed(request.statement), [(one.path, one.data) for one in request.code]
+        try:
+            stating.take(self._federation, caller(), envelope, request.document, code)
+        except stating.Unacceptable as error:
+            raise refusals.no_statement(str(error)) from None
+        return pb.DataStatementReply()
 
     def Leave(self, request: pb.Signed, context: grpc.ServicerContext) -> pb.LeaveReply:
         """The member leaves: on record, and its keys are never admitted again. F117 if it did not say so."""

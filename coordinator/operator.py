@@ -6,6 +6,7 @@ raises F105 where nobody serves. Answers are JSON; whoever shows them to a perso
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from barnraise.coordinator.ledger import LEFT, MEMBER, REVOKED
 from barnraise.coordinator.lobby import NEVER, Seen
 from barnraise.coordinator.presence import ABSENT
 from barnraise.coordinator.proposals import Draft
+from barnraise.coordinator.prover import Cosigned
 from barnraise.coordinator.registry import Record
+from barnraise.coordinator.release import served
 from barnraise.protocols import pki
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.invite import spoken
@@ -39,6 +42,10 @@ class Floor(Protocol):
 
     def notice(self, what: str) -> None:
         """Tell the members that attend that there is something to ask for."""
+        ...
+
+    def cosigned(self, witnesses: Mapping[str, str], patience: float) -> Cosigned:
+        """Have the log cosigned by a quorum of these, in so many seconds at most. Raises F111."""
         ...
 
     def expel(self, name: str, why: str, text: str) -> None:
@@ -87,6 +94,7 @@ class Operator:
             "run.list": self.list,
             "run.close": self.close,
             "run.abort": self.abort,
+            "release.publish": self.publish,
         }
         if verb not in verbs:
             raise BarnraiseError("X102", f"there is no verb {verb!r}", ", ".join(verbs))
@@ -234,7 +242,7 @@ class Operator:
         """
         floor, draft = self._served(), _draft(**given)
         if floor.run is not None:
-            raise _is_open(floor.run)
+            raise campaigns.run_is_open(floor.run.name)
         before = self.federation.ledger.read().agreements.keys()
         new = draft.agreement(self.federation).digest not in before
         one = proposals.propose(self.federation, draft)
@@ -275,6 +283,14 @@ class Operator:
             raise _none_open(f"{found.name} has ended")
         campaigns.abort(found, campaigns.log_of(self.federation, found))
         return {"run": found.name}
+
+    def publish(
+        self, run: str, manifest: str, model: str, contributions: str, patience: float
+    ) -> Answer:
+        """Put a release on record and have it cosigned; its checkpoint in base64. Raises F111, G104."""
+        said = served.Said(run, manifest, model, contributions)
+        note = served.publish(self.federation, said, self._served().cosigned, patience)
+        return {"checkpoint": base64.b64encode(note).decode()}
 
     def _unfinished(self) -> Run:
         ended = (campaigns.FINISHED, campaigns.ABORTED)
@@ -327,15 +343,6 @@ def not_served(root: Path) -> BarnraiseError:
         f"the federation in {root} is not being served",
         "this needs the process that talks to the members",
         next=f"barnraise serve {root}",
-    )
-
-
-def _is_open(run: Run) -> BarnraiseError:
-    return BarnraiseError(
-        "F111",
-        f"the run {run.name} is open",
-        "a federation conducts one run at a time",
-        next="barnraise run why",
     )
 
 

@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from barnraise.coordinator import campaign
+from barnraise.coordinator.founding import Stating
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols import flower, identity
 from barnraise.protocols.apps import (
@@ -39,8 +40,8 @@ class Plan:
     `code` is the app's files by path; its digest is the app's. `members` maps each name to its node
     config. `server` and `client` import the two apps when they are needed; they are given the directory
     that keeps a copy of `code`. A node in a process of its own imports `component` from `home` (None:
-    from that copy). `data` digests each member's data, where the plan knows them. `again`: the plan was
-    made from what a run's directory keeps.
+    from that copy). `data` digests each member's data, where the plan knows them; `stating` gives what
+    members state of them. `again`: the plan was made from what a run's directory keeps.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Plan:
     policy: Policy = field(default_factory=Policy)
     mixed_replies: bool = False
     data: Callable[[], Mapping[str, str]] | None = None
+    stating: Callable[[], Mapping[str, Stating]] | None = None
     again: bool = False
 
     @property

@@ -30,6 +30,7 @@ ASK_EVERY = 1.0  # seconds between two batches whose checkpoint is to be cosigne
 BATCHES = 16  # whose checkpoint is remembered
 NODES = 4096  # hashes of the tree that are remembered
 POINTER = 512  # bytes of an entry that names a blob in place of its body, at most
+MOMENT = 5.0  # seconds in which all may cosign, where a quorum is enough
 ASKED = 64  # sizes for which cosignatures are taken
 
 
@@ -40,6 +41,16 @@ class Held:
     note: bytes
     size: int
     evidence: pb.Evidence
+
+
+@dataclass(frozen=True)
+class Cosigned:
+    """A checkpoint of `size` entries with the lines of a quorum, or None; who signed, and how many must."""
+
+    note: bytes | None
+    size: int
+    names: tuple[str, ...]
+    needed: int
 
 
 class Prover:
@@ -173,6 +184,18 @@ class Prover:
         with self._changed:
             self._changed.wait_for(lambda: names <= self._asked.get(size, set()), seconds)
             return names - self._asked.get(size, set())
+
+    def gathered(self, size: int, names: set[str], needed: int, seconds: float) -> set[str]:
+        """Who of these has cosigned that size, once `needed` of them have: the others have a moment more."""
+        end = self._now() + seconds
+        self.missing(size, names, min(MOMENT, seconds))
+        with self._changed:
+            enough = partial(self._enough, size, names, needed)
+            self._changed.wait_for(enough, max(0.0, end - self._now()))
+            return names & self._asked.get(size, set())
+
+    def _enough(self, size: int, names: set[str], needed: int) -> bool:
+        return len(names & self._asked.get(size, set())) >= needed
 
 
 class View:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -316,6 +316,8 @@ class _Execution:
                 return True
         if self.replay:
             raise self._unfinished()
+        if self.plan.stating is not None:
+            self.founding = replace(self.founding, data=self.plan.stating())
         self.place.keep_secret(self.plan.secret)
         self.place.keep_app(self.plan.code)
         self.place.keep_source(self._source())

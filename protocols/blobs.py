@@ -22,6 +22,7 @@ from barnraise.protocols.pagecache import let_go
 from barnraise.protocols.tensors import Spec, open_blob
 
 _REMEMBERED = 1 << 14  # blobs that are known to be whole
+_PATHS = 1 << 10
 T = TypeVar("T")
 
 
@@ -55,6 +56,7 @@ class BlobStore:
         self._folders: set[Path] = set()
         self._whole: set[str] = set()  # as far as this process knows
         self._files = str(root / "sha256")
+        self._paths: dict[str, Path] = {}  # made before; each step is one, so any thread may
         self._incoming = root / "incoming"
         if read_only:
             return
@@ -203,8 +205,10 @@ class BlobStore:
 
     def all(self) -> Iterator[str]:
         """The digests of what is durable."""
-        for file in (self.root / "sha256").glob("??/*"):
-            yield f"sha256:{file.parent.name}{file.name}"
+        with contextlib.suppress(FileNotFoundError):
+            for folder in os.scandir(self._files):
+                for file in os.scandir(folder):
+                    yield f"sha256:{folder.name}{file.name}"
 
     def close(self) -> None:
         """Nothing to let go of here."""
@@ -223,4 +227,8 @@ class BlobStore:
     def _final(self, digest: str) -> Path:
         if not is_digest(digest):
             raise ValueError(f"not a digest: {digest!r}")
-        return Path(f"{self._files}/{digest[7:9]}/{digest[9:]}")
+        if (path := self._paths.get(digest)) is None:
+            if len(self._paths) >= _PATHS:
+                self._paths.clear()
+            path = self._paths[digest] = Path(f"{self._files}/{digest[7:9]}/{digest[9:]}")
+        return path

@@ -378,6 +378,7 @@ class Order(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     id: _builtins.str
@@ -390,6 +391,8 @@ class Order(_message.Message):
     created: _builtins.float
     size: _builtins.int
     """bytes of the content, envelope and blobs"""
+    envelope: _builtins.bytes
+    """of the content, where it is small: one fetch less; empty to be fetched"""
     @_builtins.property
     def evidence(self) -> Global___Evidence:
         """of its batch.sent"""
@@ -407,11 +410,12 @@ class Order(_message.Message):
         ttl: _builtins.float = ...,
         created: _builtins.float = ...,
         size: _builtins.int = ...,
+        envelope: _builtins.bytes = ...,
         evidence: Global___Evidence | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "content", b"content", "created", b"created", "evidence", b"evidence", "group", b"group", "id", b"id", "round", b"round", "run", b"run", "size", b"size", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "content", b"content", "created", b"created", "envelope", b"envelope", "evidence", b"evidence", "group", b"group", "id", b"id", "round", b"round", "run", b"run", "size", b"size", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,3 +1154,72 @@ class LeaveReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaveReply: _TypeAlias = LeaveReply  # noqa: Y015
+
+@_typing.final
+class DataStatement(_message.Message):
+    """What a member states of its data. Again is harmless; a later one takes the place of an earlier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """DSSE by the identity key, kind "data", {federation, member, document, open}"""
+    document: _builtins.bytes
+    """Croissant JSON-LD, canonical, of at most 1 MiB"""
+    @_builtins.property
+    def code(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeFile]:
+        """of the processing code that the document names; for open data alone"""
+
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        document: _builtins.bytes = ...,
+        code: _abc.Iterable[Global___CodeFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "document", b"document", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataStatement: _TypeAlias = DataStatement  # noqa: Y015
+
+@_typing.final
+class CodeFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CodeFile: _TypeAlias = CodeFile  # noqa: Y015
+
+@_typing.final
+class DataStatementReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataStatementReply: _TypeAlias = DataStatementReply  # noqa: Y015

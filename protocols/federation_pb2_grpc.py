@@ -608,6 +608,11 @@ class MembershipStub(object):
                 request_serializer=barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
                 response_deserializer=barnraise_dot_protocols_dot_federation__pb2.SignReply.FromString,
                 _registered_method=True)
+        self.StateData = channel.unary_unary(
+                '/barnraise.v1.Membership/StateData',
+                request_serializer=barnraise_dot_protocols_dot_federation__pb2.DataStatement.SerializeToString,
+                response_deserializer=barnraise_dot_protocols_dot_federation__pb2.DataStatementReply.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/barnraise.v1.Membership/Leave',
                 request_serializer=barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
@@ -639,6 +644,12 @@ class MembershipServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StateData(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """DSSE by the identity key, kind "leave", {federation, member, at}
         """
@@ -663,6 +674,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.Sign,
                     request_deserializer=barnraise_dot_protocols_dot_federation__pb2.Signed.FromString,
                     response_serializer=barnraise_dot_protocols_dot_federation__pb2.SignReply.SerializeToString,
+            ),
+            'StateData': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateData,
+                    request_deserializer=barnraise_dot_protocols_dot_federation__pb2.DataStatement.FromString,
+                    response_serializer=barnraise_dot_protocols_dot_federation__pb2.DataStatementReply.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -752,6 +768,33 @@ class Membership(object):
             '/barnraise.v1.Membership/Sign',
             barnraise_dot_protocols_dot_federation__pb2.Signed.SerializeToString,
             barnraise_dot_protocols_dot_federation__pb2.SignReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/barnraise.v1.Membership/StateData',
+            barnraise_dot_protocols_dot_federation__pb2.DataStatement.SerializeToString,
+            barnraise_dot_protocols_dot_federation__pb2.DataStatementReply.FromString,
             options,
             channel_credentials,
             insecure,

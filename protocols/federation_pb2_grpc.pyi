@@ -144,6 +144,7 @@ class MembershipStub:
     """only digests that a standing proposal names"""
     Sign: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Signed, _federation_pb2.SignReply]
     """DSSE by the identity key, kind "charter", {federation, agreement}"""
+    StateData: _grpc.UnaryUnaryMultiCallable[_federation_pb2.DataStatement, _federation_pb2.DataStatementReply]
     Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Signed, _federation_pb2.LeaveReply]
     """DSSE by the identity key, kind "leave", {federation, member, at}"""
 
@@ -172,6 +173,13 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         context: _grpc.ServicerContext,
     ) -> _federation_pb2.SignReply:
         """DSSE by the identity key, kind "charter", {federation, agreement}"""
+
+    @_abc_1.abstractmethod
+    def StateData(
+        self,
+        request: _federation_pb2.DataStatement,
+        context: _grpc.ServicerContext,
+    ) -> _federation_pb2.DataStatementReply: ...
 
     @_abc_1.abstractmethod
     def Leave(

@@ -75,6 +75,7 @@ __all__ = [
 SERVER_NODE_ID = 1
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
+NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
 _CARRY = "barnraise.carry"
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
@@ -134,7 +135,12 @@ def new_instruction(
 
 
 def become_server(run_id: int) -> None:
-    """`Message()` reads a process-global identity: set it before the ServerApp runs."""
+    """`Message()` reads a process-global identity: set it before the ServerApp runs.
+
+    On Flower's own engines it is set already, to what their SuperLink wants to see.
+    """
+    if TaskIdentity._run_id == run_id:
+        return
     TaskIdentity.task_id = 1
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = SERVER_NODE_ID

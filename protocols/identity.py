@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -46,6 +47,7 @@ def site_names(count: int) -> list[str]:
     return [f"site-{i:0{width}d}" for i in range(count)]
 
 
+@lru_cache(maxsize=4096, typed=True)
 def order_id(
     run: str, batch: int, member: str, type_: str, group: str, content: str, n: int
 ) -> str:

@@ -2,12 +2,15 @@
 
     Rules.see(index, data)    what is wrong with this entry, given all before it; [] for a good one
     Rules.named               the digests that the last entry names
+    Rules.entry, Rules.body   the last entry with its whole body, None unless it was good; the digest by
+                              which it named that body, or ""
 
 An entry is canonical JSON of a known type; a statement is signed by the member's enrolled key and bound
 to its federation, run and order; a verdict names an order that was sent to that member in that run, and
 is the only one on it; a batch closes once, with what was accepted and not set aside. It knows neither
 hashes nor checkpoints nor files: `blob` gives it the few bodies that entries name, None where they are
-gone. `barnraise log check` stands on it, and so may whoever verifies a release.
+gone; `check` is asked about statements' signatures, and may take them for later. `barnraise log check`
+stands on it, and so does `barnraise verify`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from barnraise.protocols import canonical, notes, statements
+from barnraise.protocols import canonical, notes, statements, stating
 from barnraise.protocols.agreements import Agreement, AgreementError
 from barnraise.protocols.canonical import NotCanonical
 from barnraise.protocols.entries import Entry, EntryError
@@ -34,6 +37,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "member.left": ("member", "key", "statement"),
     "charter.adopted": ("agreement", "charter"),
     "charter.signed": ("agreement", "member", "statement"),
+    "data.stated": ("member", "document", "open", "statement"),
     "run.opened": ("run", "federation", "app", "members"),
     "roster.seen": ("run", "members"),
     "batch.sent": ("run", "batch", "kind", "orders"),
@@ -64,10 +68,12 @@ class _Batch:
 
 @dataclass
 class _Run:
-    """`members` maps a name to its key (hex). `batches` are those that are not closed, or had silent
+    """`members` maps a name to its key (hex). `unsigned`: it is on an engine that signs nothing, and nobody
+    has a key. `batches` are those that are not closed, or had silent
     members; `sent` is the number of the last one."""
 
     members: Mapping[str, str]
+    unsigned: bool = False
     batches: dict[int, _Batch] = field(default_factory=dict)
     sent: int = 0
     round: int = -1
@@ -83,22 +89,28 @@ class _Charter:
 
 class Rules:
     """`federation`, `log` and `members` (name → hex key of who is a member now) are what the entries
-    say so far; `witnesses` those of the newest agreement, or else of the newest run."""
+    say so far; `witnesses` those of the newest agreement, or else of the newest run; `data` maps a member
+    to the digest of its last data statement. `signatures` counts the statements that hold, `unsigned` the
+    replies of runs that say that nobody signs in them."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, check: statements.Check = statements.check_signature) -> None:
         self._blob = blob
+        self._check_signature = check
         self._charters: dict[str, _Charter] = {}
         self._runs: dict[str, _Run] = {}
         self._revoked: set[str] = set()
         self.federation = self.log = ""
         self.members: dict[str, str] = {}
         self.witnesses: Mapping[str, str] = {}
-        self.signatures = 0
+        self.data: dict[str, str] = {}
+        self.signatures = self.unsigned = 0
         self.named: list[str] = []
+        self.entry: Entry | None = None
+        self.body = ""
 
     def see(self, index: int, data: bytes) -> list[str]:
         """Take the next entry into account."""
-        self.named = []
+        self.named, self.entry, self.body = [], None, ""
         try:
             entry = Entry.decode(data)
             if set(entry.body) == {"run", "blob"}:
@@ -107,6 +119,7 @@ class Rules:
             self._check_place(index, entry)
             self.named += _named(entry)
             self._check(entry)
+            self.entry = entry
         except (EntryError, _Wrong) as error:
             return [str(error)]
         except (StatementError, AgreementError) as error:
@@ -117,7 +130,7 @@ class Rules:
 
     def _whole(self, entry: Entry) -> Entry:
         """The entry with the body that it names."""
-        name = str(entry.body["blob"])
+        name = self.body = str(entry.body["blob"])
         self.named.append(name)
         held = self._blob(name) if canonical.is_digest(name) else None
         if held is None or canonical.digest(held) != name:
@@ -155,6 +168,8 @@ class Rules:
                 self._adopted(body)
             case "charter.signed":
                 self._charter_signed(body)
+            case "data.stated":
+                self._stated(body)
             case "run.opened":
                 self._opened(body)
             case "roster.seen":
@@ -192,6 +207,7 @@ class Rules:
         if name in self.members:
             raise _Wrong(f"member.enrolled: {name} is a member already")
         self.members[name] = key
+        self.data.pop(name, None)
 
     def _ended(self, type_: str, body: Mapping[str, Any]) -> None:
         name, key = body["member"], body["key"]
@@ -230,8 +246,22 @@ class Rules:
         self.signatures += 1
         charter.signed.add(name)
 
+    def _stated(self, body: Mapping[str, Any]) -> None:
+        name, document = body["member"], body["document"]
+        if (key := self.members.get(name)) is None:
+            raise _Wrong(f"data.stated: {name} is no member")
+        if not canonical.is_digest(document) or type(body["open"]) is not bool:
+            raise _Wrong(
+                f"data.stated: {document!r} is no digest, or it is not said whether it is open"
+            )
+        said = (document, body["open"], body["statement"])
+        stating.check_signed(bytes.fromhex(key), self.federation, name, *said)
+        self.signatures += 1
+        self.data[name] = document
+
     def _verified(self, key: str, name: str, kind: str, statement: Any) -> dict[str, Any]:
-        payload = statements.verify(bytes.fromhex(key), name, kind, statement)
+        raw = bytes.fromhex(key)
+        payload = statements.verify(raw, name, kind, statement, self._check_signature)
         self.signatures += 1
         return payload
 
@@ -243,7 +273,10 @@ class Rules:
             raise _Wrong(f"run.opened: the run {run} was opened before")
         if body["federation"] != self.federation:
             raise _Wrong(f"run.opened: it is of the federation {body['federation']}")
-        self._runs[run] = _Run(members)
+        self._runs[run] = _Run(members, body.get("unsigned", False) is True)
+        if self._runs[run].unsigned:
+            _check_unsigned(body)
+            return
         for name, key in members.items():
             if self.members.get(name) != key:
                 raise _Wrong(f"run.opened: {name} is no member with these keys")
@@ -297,6 +330,11 @@ class Rules:
 
     def _check_reply(self, body: Mapping[str, Any]) -> None:
         """DESIGN §8: a reply's statement binds federation, run, order, content and policy."""
+        if self._runs[body["run"]].unsigned:
+            if body["statement"] is not None:
+                raise _Wrong("reply.accepted: a statement in a run that says it is unsigned")
+            self.unsigned += 1
+            return
         key = self._runs[body["run"]].members[body["member"]]
         said = self._verified(key, body["member"], "reply", body["statement"])
         wanted = statements.reply_payload(
@@ -353,6 +391,14 @@ def _check_fields(entry: Entry) -> None:
         raise _Wrong(f"{entry.type}: it has no {lacking[0]}")
 
 
+def _check_unsigned(body: Mapping[str, Any]) -> None:
+    """A run that is unsigned stands for nobody: no keys, and nothing that anybody agreed on."""
+    if body.get("agreement", ""):
+        raise _Wrong("run.opened: it is unsigned, and names an agreement")
+    if wrong := [n for n, key in body["members"] if key != "" or not is_name(n)]:
+        raise _Wrong(f"run.opened: it is unsigned, and {wrong[0]!r} has a key or is no name")
+
+
 def orders_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(order, member) of a `batch.sent`; `n` counts identical orders within the batch (DESIGN §6)."""
     seen: Counter[tuple[str, ...]] = Counter()
@@ -369,6 +415,8 @@ def _named(entry: Entry) -> Iterator[str]:
     match entry.type:
         case "charter.adopted":
             yield from (body["agreement"], body["charter"])
+        case "data.stated":
+            yield body["document"]
         case "batch.sent":
             yield from {group["content"] for group in body["orders"]}
         case "reply.accepted":

@@ -7,7 +7,7 @@ else: not for another run, another order, or another content.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from barnraise.protocols import canonical
 
 NO_POLICY = canonical.digest(b"{}")
+Check = Callable[[bytes, bytes, bytes], None]
+"""Asked whether a raw Ed25519 key made a signature over a message; `StatementError` if it did not."""
 
 
 class StatementError(ValueError):
@@ -45,7 +47,17 @@ def sign(
     }
 
 
-def verify(public_key: bytes, keyid: str, kind: str, envelope: Any) -> dict[str, Any]:
+def check_signature(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """`StatementError` unless the holder of this raw Ed25519 key signed the message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        raise StatementError("the signature is not by this member's identity key") from None
+
+
+def verify(
+    public_key: bytes, keyid: str, kind: str, envelope: Any, check: Check = check_signature
+) -> dict[str, Any]:
     """The payload that `keyid`, the holder of `public_key`, signed as a `kind`; else `StatementError`.
 
     Strict: exactly what `sign` writes. One signature, no other field, one spelling of each base64 text.
@@ -53,10 +65,7 @@ def verify(public_key: bytes, keyid: str, kind: str, envelope: Any) -> dict[str,
     payload_type, body, sig = _opened(envelope, keyid)
     if payload_type != _type(kind):
         raise StatementError(f"a statement of type {payload_type!r}, not {_type(kind)!r}")
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(sig, _pae(payload_type, body))
-    except InvalidSignature:
-        raise StatementError("the signature is not by this member's identity key") from None
+    check(public_key, sig, _pae(payload_type, body))
     try:
         payload = canonical.parse(body)
     except canonical.NotCanonical as error:

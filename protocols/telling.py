@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.log_rules import orders_of
 
 REVOKED = "its member was revoked before the batch closed"
+_UNTOLD = ("report", "contents")
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -208,9 +209,7 @@ def metrics(telling: Telling) -> dict[str, Any]:
 
 
 def _row(one: RoundTold) -> dict[str, Any]:
-    row = asdict(one)
-    for name in ("report", "contents"):
-        del row[name]
+    row = {f.name: getattr(one, f.name) for f in fields(one) if f.name not in _UNTOLD}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
 

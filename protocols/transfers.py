@@ -32,6 +32,11 @@ _SIZES = [
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *_KEEPALIVE,
     *_SIZES,
+    (
+        "grpc.http2.bdp_probe",
+        0,
+    ),  # its ping, lost with a line, keeps keepalive from asking for 120 s
+    ("grpc.http2.lookahead_bytes", 4 << 20),  # what a line may hold in flight
 ]
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_KEEPALIVE,

@@ -1,4 +1,4 @@
-"""What a node does for its membership while it is connected: looks at proposals, signs, leaves.
+"""What a node does for its membership while it is connected: looks at proposals, signs, states, leaves.
 
 Each visit is a thread of its own, one at a time; what it found is told by `tell` and kept for whoever asks
 how things stand. Signing is the admin's (`consent.approve`): the clerk carries statements, it makes none.
@@ -17,6 +17,8 @@ from typing import Any
 
 import grpc
 
+from barnraise.client.data import kept
+from barnraise.client.data.kept import Kept
 from barnraise.client.keys import Membership
 from barnraise.client.node import consent, leaving, transfers
 from barnraise.client.node.material import Asked, look
@@ -53,6 +55,7 @@ class Clerk:
         self._asked: list[Asked] = []
         self._signed: dict[str, tuple[int, int]] = {}
         self._trouble = ""
+        self._unwanted = ""  # the data statement that the coordinator has refused
 
     def as_dict(self) -> dict[str, Any]:
         """What the coordinator asks for, how many have signed, and what is in the way of asking."""
@@ -116,7 +119,32 @@ class Clerk:
                 self._log.info(
                     "signed %s: %d of %d", one.agreement[:19], reply.signed, reply.quorum
                 )
+        if (stated := kept.pending(self._home)) is not None:
+            self._state(stub, stated)
         return False
+
+    def _state(self, stub: MembershipStub, stated: Kept) -> None:
+        """Hand over the data statement; one that was refused is not offered again while this node runs."""
+        digest = stated.statement.digest
+        if digest == self._unwanted:
+            return
+        code = [pb.CodeFile(path=path, data=data) for path, data in stated.code.items()]
+        said = pb.DataStatement(
+            statement=json.dumps(stated.envelope).encode(),
+            document=stated.statement.data,
+            code=code,
+        )
+        self._sent.said(
+            "statement", "data", said.ByteSize(), time.time(), document=digest, code=len(code)
+        )
+        try:
+            self._send(stub.StateData, said)
+        except transfers.Refused as error:
+            self._unwanted = digest
+            self._log.error("the data statement %s is refused: %s", digest[:19], error)
+            raise
+        kept.has(self._home, digest)
+        self._log.info("stated the data: %s", digest)
 
     def _tell_of(self, asked: list[Asked]) -> None:
         with self._lock:
@@ -128,9 +156,13 @@ class Clerk:
     def _carry(self, kind: str, method: Callable[..., Any], statement: Mapping[str, Any]) -> Any:
         data = json.dumps(statement).encode()
         self._sent.said("statement", kind, len(data), time.time())
+        return self._send(method, pb.Signed(statement=data))
+
+    def _send(self, method: Callable[..., Any], message: Any) -> Any:
+        """What was said of it is on record before it leaves."""
         self._sent.flush()
         try:
-            return method(pb.Signed(statement=data))
+            return method(message)
         except grpc.RpcError as error:
             raise transfers.failure_of(error) from None
         except ValueError:

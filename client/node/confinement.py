@@ -9,13 +9,14 @@ A simulation's worker is not confined to files: there it may use what the user w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from barnraise.client.node import landlock, sandbox, seccomp
 
 SCRATCH = "scratch"
+LOOPBACK, HOST = "loopback", "host"  # what a worker of several processes has of the network
 _LIBRARIES = (
     "/usr",
     "/bin",
@@ -39,10 +40,15 @@ _COVERED = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # where sockets and files o
 
 @dataclass(frozen=True)
 class Confinement:
-    """What of this machine's data the code may read, and whether it may not run with less apart."""
+    """What of this machine's data the code may read, and whether it may not run with less apart.
+
+    `launcher`: what starts a worker of several processes, which need `network` to find each other.
+    """
 
     directories: tuple[str, ...]
     required: bool
+    launcher: tuple[str, ...] = ()
+    network: str = LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,13 @@ class Orders:
     required: bool = False
     reading: Sequence[str] = ()
     writing: Sequence[str] = ()
+    launcher: Sequence[str] = ()
+    network: str = LOOPBACK
+
+    @property
+    def on_host(self) -> bool:
+        """Whether its processes are to reach those on other hosts."""
+        return bool(self.launcher) and self.network == HOST
 
 
 def cover(orders: Orders) -> None:
@@ -81,14 +94,23 @@ def shut(orders: Orders, hindered: dict[str, str]) -> None:
             reading(orders, contained=not hindered["processes"]),
             [*map(Path, orders.writing), Path("/dev/shm")],
             devices(),
+            tcp=bool(orders.launcher),
         )
         if not hindered["files"]:
             hindered["directory"] = ""  # what is not listed cannot be opened, wherever it shows
-    why = seccomp.refuse()
+    internet = _internet(orders, hindered)
+    why = seccomp.refuse(internet=internet)
     if why and orders.confined:
         hindered["system calls"] = why
-    elif not why:
+    elif not why and not internet:
         hindered["network"] = ""
+    if orders.on_host:
+        hindered["network"] = "policy.toml gives the worker this host's network"
+
+
+def _internet(orders: Orders, hindered: Mapping[str, str]) -> bool:
+    """Whether sockets of the internet may be opened: where none leads out, or where the site says so."""
+    return orders.on_host or (bool(orders.launcher) and not hindered["network"])
 
 
 def reading(orders: Orders, *, contained: bool) -> list[Path]:

@@ -6,6 +6,7 @@ Everything that is wrong with the directory is said here, before anything is con
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import random
@@ -51,16 +52,24 @@ def main(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> in
     return 0 if run(node_dir, parent, loud=loud) is None else 1
 
 
-def run(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> BarnraiseError | None:
+def run(
+    node_dir: Path,
+    parent: int | None = None,
+    *,
+    loud: bool = False,
+    form: logging.Formatter | None = None,
+) -> BarnraiseError | None:
     """Run the node in this process until it is told to end; what it ended by, if something went wrong.
 
     `parent` is the process without which it is not to live. What goes wrong is told in `logs/node.log`
-    and on standard error, with `loud` whatever else happens too. SIGTERM and SIGINT end it well.
+    and on standard error, there in this `form`, and with `loud` whatever else happens too. SIGTERM and
+    SIGINT end it well.
     """
     if parent is not None:
         sandbox.end_with_parent(signal.SIGKILL, parent)
     sandbox.keep_memory_private()
     allocator.settle(KEPT_FREE)
+    gc.freeze()  # what was imported is no garbage
     home = node_dir.absolute()
     mail = Mailbox()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +77,7 @@ def run(node_dir: Path, parent: int | None = None, *, loud: bool = False) -> Bar
     log = logging.getLogger("barnraise.node")
     try:
         with files.disk_errors(home), locked(home):
-            log = node_log(home / "logs", loud=loud)
+            log = node_log(home / "logs", loud=loud, form=form)
             _run(home, mail, log)
             return None
     except BarnraiseError as error:

@@ -12,19 +12,24 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from barnraise.client.node.backoff import delay
 from barnraise.protocols.canonical import is_digest
 
 QUEUE = 1024  # orders that may wait; a coordinator sends what is beyond again
+BROUGHT = 1 << 16  # bytes of an envelope that is kept with its order
 REMEMBERED = 256  # receipted orders that are known as done
 DEATHS = 2  # of the worker over one order, after which it is answered with an error
 
 
 @dataclass(frozen=True)
 class Order:
-    """An order as it came. `content` names its envelope; `size` is what all its bytes are said to be."""
+    """An order as it came. `content` names its envelope; `size` is what all its bytes are said to be.
+
+    `envelope` may be the content's own bytes, brought with the order; nobody has looked at them yet.
+    """
 
     id: str
     run: str
@@ -36,6 +41,13 @@ class Order:
     ttl: float
     created: float
     size: int
+    envelope: bytes = b""
+
+    @classmethod
+    def of(cls, said: Any) -> Order:
+        """The order that a message tells. An envelope larger than `BROUGHT` is left to be fetched."""
+        order = cls(**{one.name: getattr(said, one.name) for one in fields(cls)})
+        return order if len(order.envelope) <= BROUGHT else replace(order, envelope=b"")
 
 
 class _Retry:

@@ -20,9 +20,12 @@ IN_DAEMON = (
 )
 
 
+_ASKED = tuple(filter(None, os.environ.get(VARIABLE, "").split(";")))
+
+
 def reach(point: str) -> None:
     """`BARNRAISE_NODE_KILL_AT=POINT:FILE;…` kills this process at each POINT, once: it makes FILE."""
-    for spec in os.environ.get(VARIABLE, "").split(";"):
+    for spec in _ASKED:
         wanted, _, marker = spec.rpartition(":")
         if wanted == point:
             _die_once(Path(marker))

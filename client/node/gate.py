@@ -157,8 +157,14 @@ class Gate:
         """What the worker is to be confined to; None in a simulation, where it may use what its user may."""
         if not self.sovereign:
             return None
-        directories = self._policy.data.directories
-        return Confinement(tuple(directories), self._policy.isolation.required)
+        policy = self._policy
+        launcher = tuple(policy.worker.launcher)
+        return Confinement(
+            tuple(policy.data.directories),
+            policy.isolation.required,
+            launcher,
+            policy.worker.network,
+        )
 
     def node_config(self) -> dict[str, bool | int | float | str]:
         """What the policy has the app be told of this site."""

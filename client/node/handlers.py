@@ -22,6 +22,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from barnraise.client.node import confinement, failpoints, frames
+from barnraise.client.node.crew import Crew, OutOfStep
 from barnraise.client.node.room import when_there_is_room
 from barnraise.client.node.spares import Spares
 from barnraise.client.node.tries import Watch
@@ -33,26 +34,65 @@ from barnraise.protocols.flower import Handled
 from barnraise.protocols.tensors import BlobError, Spec, open_blob
 
 OUT_OF_MEMORY = 77
+TRAIN = "train"  # the type of order that all processes of a worker do
 _PIECE = 1 << 20
 _PROGRESS_EVERY = 0.1  # seconds
 _speaking = threading.RLock()
 
 
-def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
-    """Load the app that the first frame names, then answer orders until the daemon ends."""
+def serve(own: socket.socket, hindered: Mapping[str, str], crew: Crew | None = None) -> bool:
+    """Load the app that the first frame names, then answer orders until the daemon ends.
+
+    `crew`: the other processes of this worker, which do each training order too. False if they are out
+    of step, so that none of them is of use any more.
+    """
     start = frames.receive(own)
     if start is None:
+        return True
+    if crew is not None:
+        crew.share(start)
+    try:
+        return _serve(own, start, hindered, crew)
+    finally:
+        if crew is not None:
+            crew.share(None)
+
+
+def follow(crew: Crew) -> None:
+    """What the other processes of a worker do: each training order, whose reply is the first's alone."""
+    if (start := crew.next()) is None:
         return
-    files = Files(
-        [Path(p) for p in start["stores"]], Path(start["outgoing"]), Spares(Path(start["spares"]))
-    )
+    files = _files(start)
+    app, failure = _load(start["client"], Path(start["code"]))
+    while (asked := crew.next()) is not None:
+        if app is not None:
+            handled = _handled(app, asked, start, files)
+            sys.stderr.write(handled.log)
+            failure = handled.failure.reason if handled.failure is not None else ""
+        crew.report(failure)
+
+
+def _files(start: Mapping[str, Any]) -> Files:
+    stores = [Path(p) for p in start["stores"]]
+    return Files(stores, Path(start["outgoing"]), Spares(Path(start["spares"])))
+
+
+def _serve(
+    own: socket.socket, start: Mapping[str, Any], hindered: Mapping[str, str], crew: Crew | None
+) -> bool:
+    files = _files(start)
     if watched := start.get("watched"):
         _watch(own, watched)
     app, failure = _load(start["client"], Path(start["code"]))
     frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
     while (asked := frames.receive(own)) is not None:
         failpoints.reach("worker:asked")
-        answer = _answer(app, asked, start, files, own) if app else _Answer(_failure(failure))
+        mates = crew if asked["type"].partition(".")[0] == TRAIN else None
+        if mates is not None:
+            mates.share(asked)
+        answer, in_step = (
+            _answer(app, asked, start, files, own, mates) if app else _settled(failure, mates)
+        )
         content = when_there_is_room(
             partial(files.put, [answer.envelope.encode()]), _Listener(own, asked["id"])
         )
@@ -67,6 +107,9 @@ def serve(own: socket.socket, hindered: Mapping[str, str]) -> None:
                 "carry": answer.carry,
             },
         )
+        if not in_step:
+            return False
+    return True
 
 
 def _send(own: socket.socket, message: Mapping[str, Any]) -> None:
@@ -123,12 +166,46 @@ def _answer(
     start: Mapping[str, Any],
     files: Files,
     own: socket.socket,
-) -> _Answer:
+    crew: Crew | None,
+) -> tuple[_Answer, bool]:
+    """The order's answer, and whether the crew, if there is one, is of use after it."""
+    with progress.listening(_Listener(own, asked["id"])):
+        handled = _handled(app, asked, start, files)
+    failpoints.reach("worker:handled")
+    if handled.log:
+        sys.stderr.write(handled.log.rstrip("\n") + "\n")
+    failed = handled.failure.reason if handled.failure is not None else ""
+    apart = _apart(crew, failed)
+    if apart and not failed:
+        return _Answer(_failure(apart)), False
+    answer = when_there_is_room(partial(_encoded, handled, files), _Listener(own, asked["id"]))
+    return answer, not apart
+
+
+def _settled(failure: str, crew: Crew | None) -> tuple[_Answer, bool]:
+    return _Answer(_failure(failure)), not _apart(crew, failure)
+
+
+def _apart(crew: Crew | None, failure: str) -> str:
+    """Why the crew is out of step, "" if it is not."""
+    try:
+        if crew is not None:
+            crew.settle(failure)
+        return ""
+    except OutOfStep as error:
+        return f"K114: the worker's processes are out of step: {error}"
+
+
+def _handled(
+    app: ClientApp, asked: Mapping[str, Any], start: Mapping[str, Any], files: Files
+) -> Handled:
+    """What the app's handler leaves of this order."""
     try:
         records = files.records(asked["content"])
     except (ContentError, BlobError) as error:
-        traceback.print_exc()
-        return _Answer(_failure(f"the order cannot be read: {type(error).__name__}"))
+        why = f"the order cannot be read: {type(error).__name__}"
+        failure = Failure(flower.RAISED, why)
+        return Handled(None, failure, None, None, "".join(traceback.format_exception(error)))
     state, carry = files.records(asked["state"]), files.records(asked["carry"])
     header = flower.Header(
         start["run_id"],
@@ -143,14 +220,8 @@ def _answer(
         start["run_id"], start["node_id"], start["node_config"], state, start["run_config"]
     )
     message = flower.instruction(header, records)
-    with progress.listening(_Listener(own, asked["id"])):
-        handled = flower.run_handler(
-            _dying_without_memory(app), message, context, carry, bytes.fromhex(asked["seed"])
-        )
-    failpoints.reach("worker:handled")
-    if handled.log:
-        sys.stderr.write(handled.log.rstrip("\n") + "\n")
-    return when_there_is_room(partial(_encoded, handled, files), _Listener(own, asked["id"]))
+    seed = bytes.fromhex(asked["seed"])
+    return flower.run_handler(_dying_without_memory(app), message, context, carry, seed)
 
 
 def _dying_without_memory(app: ClientApp) -> ClientApp:

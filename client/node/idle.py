@@ -1,7 +1,8 @@
 """The node between runs: it attends, so that the operator sees it, learns what is proposed, and waits.
 
-It runs nothing and imports nothing. It ends when a run is open that the site has approved, when its
-approvals have changed (it then says so anew), or when it is told to end.
+It runs nothing and imports nothing, and is a witness of the log all the same. It ends when a run is
+open that the site has approved, when its approvals have changed (it then says so anew), or when it is
+told to end.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from barnraise.client.node import consent, leaving
+from barnraise.client.node import consent, leaving, misconduct
 from barnraise.client.node.clerk import Visited
 from barnraise.client.node.gate import Gate
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.policy import Held
 from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
+from barnraise.client.node.witness import Caught
 from barnraise.protocols import federation_pb2 as pb
 
 AGAIN = 10.0  # seconds after which a visit that failed is tried again
@@ -58,13 +60,14 @@ class Idle:
         self._mail, self._log, self._gate, self._visit = mail, log, gate, visit
         self._refused = dict(refused)
         self._agreements = [a for a in consent.consents(home) if a not in self._refused]
-        self._link = Link(site.connect, self._hello, mail.post, leaving=gate.spoken)
+        self._link = Link(site.connect, self._hello, self._look, leaving=gate.spoken)
+        site.witness.speak(self._link.say)
         self._connected, self._last_cut, self._said = False, "", ("", "")
         self._since = time.time()
         self._visit_at: float | None = None  # when a visit that failed is tried again
 
     def run(self) -> Begin | Again | int:
-        """Wait; what comes next, or the node's exit status. Raises N105."""
+        """Wait; what comes next, or the node's exit status. Raises N105, and N310 to N312."""
         try:
             self._link.start()
             while True:
@@ -98,8 +101,18 @@ class Idle:
 
     def _hello(self) -> pb.Hello:
         return pb.Hello(
-            version=version("barnraise"), clock=time.time(), agreements=self._agreements
+            version=version("barnraise"),
+            clock=time.time(),
+            agreements=self._agreements,
+            log_size=self._site.witness.size,
         )
+
+    def _look(self, said: Heard | Cut) -> None:
+        """In the link's thread: what is heard is told with what its evidence proves."""
+        if isinstance(said, Heard):
+            found = self._site.witness.look(said.message, self._link.transparency)
+            said = Heard(said.message, found)
+        self._mail.post(said)
 
     def _say(self) -> None:
         decided = self._gate.decide()
@@ -129,6 +142,9 @@ class Idle:
                 if fact.why != self._last_cut:
                     self._log.info("not connected (%s); trying again until it is there", fact.why)
                 self._last_cut = fact.why
+            case Heard(found=Caught()):
+                witness = self._site.witness
+                raise misconduct.caught_by(self._home, fact.found, witness, self._link, self._mail)
             case Heard():
                 return self._heard(fact.message)
         return None

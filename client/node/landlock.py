@@ -40,17 +40,24 @@ def version() -> int:
     return max(0, int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)))
 
 
-def confine(reading: Iterable[Path], writing: Iterable[Path], devices: Iterable[Path]) -> str:
+def confine(
+    reading: Iterable[Path],
+    writing: Iterable[Path],
+    devices: Iterable[Path],
+    *,
+    tcp: bool = False,
+) -> str:
     """Confine this thread, and whatever it starts from now on, to these paths; "" or what hinders it.
 
-    `devices` may be read, written and controlled. Paths that are not there are passed over. Call it before
-    there is a second thread, and with no way back (`PR_SET_NO_NEW_PRIVS`) already taken.
+    `devices` may be read, written and controlled; with `tcp` connections are left to others to refuse.
+    Paths that are not there are passed over. Call it before there is a second thread, and with no way back
+    (`PR_SET_NO_NEW_PRIVS`) already taken.
     """
     newest = version()
     if newest == 0:
         return "this kernel has no landlock"
     rights = _KNOWN.get(newest, _NEWEST if newest >= 5 else _KNOWN[3])
-    attributes = struct.pack("=QQQ", rights, _TCP, _SCOPED)[: _length(newest)]
+    attributes = struct.pack("=QQQ", rights, 0 if tcp else _TCP, _SCOPED)[: _length(newest)]
     try:
         ruleset = _syscall(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
         try:

@@ -6,7 +6,6 @@ that is not there yet is no error. It decides nothing.
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -28,7 +27,8 @@ OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 SAY_EVERY = 0.2  # seconds between two reports of a transfer's progress
 
 
-AGAIN = 0.05  # seconds
+AGAIN = 0.2  # seconds between two states, or reports of progress
+OFTEN = frozenset({"state", "progress"})
 MOST_SAID = 500  # characters of why a site holds back
 
 
@@ -51,7 +51,8 @@ class Cut:
 class _Outgoing:
     """What one session has yet to say: the newest state and the newest progress, never more.
 
-    It is said `AGAIN` seconds after the last word at the earliest: what has passed by then is never said.
+    Those are said `AGAIN` seconds after the last word at the earliest: what has passed by then is never
+    said. Anything else goes at once.
     """
 
     def __init__(self, hello: pb.Hello, leaving: Callable[[pb.FromNode], None]) -> None:
@@ -76,11 +77,14 @@ class _Outgoing:
                 self._changed.wait_for(lambda: self._waiting or not self._open)
                 if not self._open:
                     return
-                message = self._waiting.pop(next(iter(self._waiting)))
+                first = next(iter(self._waiting.keys() - OFTEN or self._waiting))
+                message = self._waiting.pop(first)
             self._leaving(message)
             yield message
             with self._changed:
-                self._changed.wait_for(lambda: not self._open, AGAIN)
+                self._changed.wait_for(
+                    lambda: not self._open or self._waiting.keys() - OFTEN, AGAIN
+                )
 
 
 class Link:
@@ -102,6 +106,7 @@ class Link:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._channel: grpc.Channel | None = None
+        self._bulk: BulkStub | None = None
         self._outgoing: _Outgoing | None = None
         self._state: pb.FromNode | None = None
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
@@ -122,7 +127,7 @@ class Link:
     def exchange(self) -> BulkStub | None:
         """For transfers over the connection of now; None if there is none."""
         with self._lock:
-            return None if self._channel is None else BulkStub(self._channel)
+            return self._bulk
 
     def membership(self) -> MembershipStub | None:
         """For proposals and signatures over the connection of now; None if there is none."""
@@ -180,6 +185,7 @@ class Link:
                 if self._stopping.is_set():
                     return heard, "the node is ending"
                 self._channel, self._outgoing = channel, outgoing
+                self._bulk = BulkStub(channel)
                 if self._state is not None:
                     outgoing.put("state", self._state)
             for message in call:
@@ -192,19 +198,19 @@ class Link:
             return heard, "the node is ending"
         finally:
             with self._lock:
-                self._channel = self._outgoing = None
+                self._channel = self._outgoing = self._bulk = None
             outgoing.close()
             channel.close()
 
 
 class Teller:
-    """Tells a transfer's progress, some times a second."""
+    """Tells a transfer's progress, some times a second; of one that is over at once, nothing."""
 
     def __init__(self, link: Link, order: str, what: str) -> None:
-        self._link, self._order, self._what, self._last = link, order, what, -math.inf
+        self._link, self._order, self._what, self._last = link, order, what, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._last >= SAY_EVERY or done == total:
+        if now - self._last >= SAY_EVERY:
             self._last = now
             self._link.progress(self._order, self._what, done, total)

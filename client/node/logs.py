@@ -13,8 +13,11 @@ WORKER_LOG = 8 << 20
 """Bytes in a log's file; one older file is kept beside it."""
 
 
-def node_log(directory: Path, *, loud: bool = False) -> logging.Logger:
-    """The daemon's log: `logs/node.log`, and warnings, or with `loud` all of it, to standard error."""
+def node_log(
+    directory: Path, *, loud: bool = False, form: logging.Formatter | None = None
+) -> logging.Logger:
+    """The daemon's log: `logs/node.log`, and warnings, or with `loud` all of it, to standard error, in
+    this `form`."""
     directory.mkdir(exist_ok=True)
     log = logging.getLogger("barnraise.node")
     log.handlers.clear()
@@ -24,6 +27,7 @@ def node_log(directory: Path, *, loud: bool = False) -> logging.Logger:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     told = logging.StreamHandler(sys.stderr)
     told.setLevel(logging.INFO if loud else logging.WARNING)
+    told.setFormatter(form)
     log.addHandler(file)
     log.addHandler(told)
     return log

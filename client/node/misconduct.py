@@ -18,13 +18,16 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from barnraise.client.node.witness import Caught
+from barnraise.client.node.link import Cut, Link
+from barnraise.client.node.mailbox import Mailbox
+from barnraise.client.node.witness import Caught, Witness
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files
 from barnraise.protocols.errors import CODES, BarnraiseError
 from barnraise.protocols.witnessing import UNPROVED
 
 FOLDER = "evidence"
+OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misconduct
 
 
 def record(home: Path, caught: Caught, log_key: str) -> BarnraiseError:
@@ -39,6 +42,21 @@ def record(home: Path, caught: Caught, log_key: str) -> BarnraiseError:
             new.rename(folder)
         files.fsync(home)
     return _told(folder, caught.misconduct.code, caught.misconduct.what, "nothing more was sent")
+
+
+def caught_by(
+    home: Path, caught: Caught, witness: Witness, link: Link, mail: Mailbox
+) -> BarnraiseError:
+    """Proof to disk, and a word to the operator of the federation; what then ends the node."""
+    told = record(home, caught, witness.log_key)
+    witness.forget()
+    why = caught.misconduct
+    deadline = time.monotonic() + OBJECTION
+    if link.say(pb.FromNode(objection=pb.Objection(code=why.code, text=why.what))):
+        while (left := deadline - time.monotonic()) > 0:
+            if isinstance(mail.take(left), Cut):
+                break
+    return told
 
 
 def check(home: Path) -> None:

@@ -56,7 +56,9 @@ class Moves:
             tell(done, total)
 
         try:
-            outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
+            outcome: Any = transfers.fetch(
+                stub, order.content, order.size, self._spool, moved, order.envelope
+            )
         except (transfers.Failed, transfers.Refused) as error:
             outcome = error
         except Exception as error:

@@ -15,7 +15,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +53,8 @@ __all__ = ["Look", "Node", "Site", "Stop"]
 TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
-OBJECTION = 2.0  # seconds in which the coordinator's operator may hear of misconduct
-SWEEP_AFTER = 0.25  # seconds until what is not needed any more is dropped
+SWEEP_AFTER, SWEEP_LATER = 0.25, 2.0  # seconds until what is not needed any more is dropped
+LARGE = 16 << 20  # bytes of an order or a reply that are dropped the sooner
 
 
 class Node:
@@ -226,16 +225,8 @@ class Node:
         self._mail.post(said)
 
     def _caught(self, caught: Caught) -> None:
-        """Proof to disk, a word to the operator of the federation, and the node ends."""
-        told = misconduct.record(self._home, caught, self._site.witness.log_key)
-        self._site.witness.forget()
-        why = caught.misconduct
-        deadline = time.monotonic() + OBJECTION
-        if self._link.say(pb.FromNode(objection=pb.Objection(code=why.code, text=why.what))):
-            while (left := deadline - time.monotonic()) > 0:
-                if isinstance(self._mail.take(left), Cut):
-                    break
-        self._ending = told
+        witness = self._site.witness
+        self._ending = misconduct.caught_by(self._home, caught, witness, self._link, self._mail)
 
     def _hear_coordinator(self, message: pb.ToNode, proved: Proved | None) -> None:
         match message.WhichOneof("said"):
@@ -276,7 +267,7 @@ class Node:
         self._visit(self._link)
 
     def _order(self, said: pb.Order, proved: Proved | None) -> None:
-        order = Order(**{one.name: getattr(said, one.name) for one in fields(Order)})
+        order = Order.of(said)
         unproved = proved is None and order.run == self._approval.run
         if proved is not None and order.run == self._approval.run:
             seen = (order.id, order.batch, order.type, order.group, order.content)
@@ -316,7 +307,7 @@ class Node:
         failpoints.reach("daemon:receipted")
         self._room.patiently(partial(self._spool.forget, order))
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
-        self._sweep()
+        self._sweep(reply.size)
 
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
@@ -407,7 +398,7 @@ class Node:
 
     def _committed(self, order: Order) -> None:
         self._desk.committed(order.id)
-        self._sweep()
+        self._sweep(order.size)
 
     def _sign(self, order: str, content: str) -> Mapping[str, Any]:
         approved = self._approval
@@ -483,9 +474,10 @@ class Node:
         self._fail(order, failure)
         self._desk.again(order)
 
-    def _sweep(self) -> None:
-        """Drop what nothing needs, in a moment in which there may be nothing better to do."""
-        self._sweep_at = min(self._sweep_at, time.monotonic() + SWEEP_AFTER)
+    def _sweep(self, size: int) -> None:
+        """Drop what nothing needs, once there may be nothing better to do; what is large, the sooner."""
+        after = SWEEP_AFTER if size >= LARGE else SWEEP_LATER
+        self._sweep_at = min(self._sweep_at, time.monotonic() + after)
 
     def _sweep_if_due(self) -> None:
         """The last order's content stays, for the next often shares its blobs."""

@@ -122,6 +122,25 @@ class Isolation(_Section):
     )
 
 
+class Processes(_Section):
+    """How the worker is started."""
+
+    launcher: list[str] = Field(
+        [], description='what starts it as several processes, such as ["torchrun", …]; default: one'
+    )
+    network: Literal["loopback", "host"] = Field(
+        "loopback",
+        description='what they find each other by: "loopback" within this machine, "host" on several',
+    )
+
+    @field_validator("launcher")
+    @classmethod
+    def _words(cls, value: list[str]) -> list[str]:
+        if not all(value):
+            raise ValueError("it must be a command's words")
+        return value
+
+
 class Policy(_Section):
     """A site's `policy.toml`. Without a key there is no such limit."""
 
@@ -130,6 +149,8 @@ class Policy(_Section):
     hours: Times = Field(Times(), description="when the site works")  # type: ignore[call-arg]
     limits: Limits = Field(Limits(), description="how much")  # type: ignore[call-arg]
     isolation: Isolation = Field(Isolation(), description="what the code is cut off from")  # type: ignore[call-arg]
+
+    worker: Processes = Field(Processes(), description="how it is started")  # type: ignore[call-arg]
 
     @property
     def digest(self) -> str:

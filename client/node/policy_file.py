@@ -46,6 +46,10 @@ TEMPLATE = """\
 
 [isolation]
 # required = true                   # where the kernel cannot cut the code off, it is not started
+
+[worker]                            # how the code is started; deploy/torchrun explains it
+# launcher = ["torchrun", "--standalone", "--nproc-per-node", "2"]    # as several processes, one a GPU
+# network = "host"                  # they are on several machines: the code then reaches the network
 """
 
 

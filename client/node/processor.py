@@ -26,12 +26,17 @@ class Meter:
         self._used, self._at, self._at_work = 0.0, clock(), False
 
     def read(self, worker: int | None, at_work: bool) -> tuple[float, float]:
-        """(processor seconds, GPU seconds) since the last reading. `worker` is a process, or None."""
+        """(processor seconds, GPU seconds) since the last reading. `worker` is a process, or None.
+
+        What it used before its work begins is read with what the work uses: looking costs a millisecond.
+        """
         now = self._clock()
         gpu = (now - self._at) * self._gpus if self._at_work else 0.0
         self._at, self._at_work = now, at_work
         if worker != self._worker:
             self._worker, self._used = worker, 0.0
+        if at_work:
+            return 0.0, gpu
         used = processor_seconds(worker) if worker is not None else 0.0
         processor, self._used = max(0.0, used - self._used), max(used, self._used)
         return processor, gpu

@@ -13,8 +13,15 @@ from typing import Any
 
 from barnraise.client.node import consent
 from barnraise.client.node.consent import Proposal
+from barnraise.protocols.agreements import Work
 from barnraise.protocols.errors import BarnraiseError
 
+READERS = {
+    "open": "the release will hold every member's updates, for anyone to read; "
+    "updates can leak the data that they were made from",
+    "auditors": "the release will hold every member's updates, for the auditors whom the charter names; "
+    "updates can leak the data that they were made from",
+}
 SHOWN = 1 << 20  # bytes of a file beyond which it is named and not shown
 
 
@@ -29,6 +36,12 @@ class Review:
     changes: Mapping[str, str]
     notes: tuple[str, ...]
     diff: str = field(repr=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever signs should know of this charter."""
+        said = READERS.get(Work.of(self.proposal.text).release.contributions or "")
+        return (said,) if said else ()
 
     def as_dict(self) -> dict[str, Any]:
         one = self.proposal
@@ -57,6 +70,7 @@ class Review:
             ],
             "before": self.before,
             "differs": list(self.notes),
+            "warnings": list(self.warnings),
             "diff": self.diff,
         }
 

@@ -11,9 +11,12 @@ Linux by way of ctypes and imports nothing heavy: it runs before the ClientApp i
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
+import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +27,7 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 409
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 # dac_read_search, linux_immutable, net_admin, sys_module, sys_rawio, sys_ptrace, sys_admin, sys_boot, mknod
 _DROPPED = (2, 9, 12, 16, 17, 19, 21, 22, 27)
 
@@ -81,19 +85,27 @@ def _children() -> list[int]:
 # --- namespaces -----------------------------------------------------------------------------------
 
 
-def enter_namespaces() -> dict[str, str]:
+def enter_namespaces(*, network: bool = True) -> dict[str, str]:
     """Leave the host's network, processes and mounts; for each what hinders it, or "" where nothing did.
 
-    The process namespace holds what this process forks from now on.
+    Without `network` that one is not left, and is for the caller to name. The process namespace holds what
+    this process forks from now on.
     """
-    hindered = {"network": _unshare(_NEWNET)}
+    apart = _NEWNET if network else _NEWNS
+    hindered = {"network": _unshare(apart)}
     if hindered["network"]:
         if why := _enter_user_namespace():
             return dict.fromkeys(("network", "processes", "directory"), why)
-        hindered["network"] = _unshare(_NEWNET)
+        hindered["network"] = _unshare(apart)
     hindered["processes"] = _unshare(_NEWPID)
     hindered["directory"] = _unshare(_NEWNS)
     return hindered
+
+
+def loopback_up() -> None:
+    """Let the processes of this network namespace reach each other; raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        fcntl.ioctl(one, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
 
 
 def _unshare(flags: int) -> str:

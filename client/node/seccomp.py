@@ -18,6 +18,7 @@ _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45,
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 _ABSENT = 0x00050000 | errno.ENOSYS
 _AF_UNIX = 1
+_INTERNET = (2, 10)  # IPv4, IPv6
 _NEW_NAMESPACE = 0x7E020080  # every CLONE_NEW… flag
 _X32 = 0x40000000
 _NUMBER, _ARCHITECTURE, _FIRST = (
@@ -58,12 +59,15 @@ _SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
-def refuse() -> str:
-    """Put the filter on this process and all that it starts; "" or what hinders it."""
+def refuse(*, internet: bool = False) -> str:
+    """Put the filter on this process and all that it starts; "" or what hinders it.
+
+    `internet`: sockets of IPv4 and IPv6 are let through, for a network in which they reach nobody else.
+    """
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
         return f"no filter of system calls is known for {platform.machine()}"
-    code = _program(*known)
+    code = _program(*known, internet=internet)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +76,8 @@ def refuse() -> str:
     return ""
 
 
-def _program(column: int, architecture: int) -> bytes:
+def _program(column: int, architecture: int, *, internet: bool = False) -> bytes:
+    families = (_AF_UNIX, *(_INTERNET if internet else ()))
     lines = [
         _step(_LOAD, _ARCHITECTURE),
         _step(_JUMP_EQUAL, architecture, 1, 0),
@@ -92,9 +97,9 @@ def _program(column: int, architecture: int) -> bytes:
         _step(_JUMP_SET, _NEW_NAMESPACE, 0, 1),
         _step(_RETURN, _REFUSE),
         _step(_RETURN, _ALLOW),
-        _step(_JUMP_EQUAL, _SOCKET[column], 0, 3),
+        _step(_JUMP_EQUAL, _SOCKET[column], 0, len(families) + 2),
         _step(_LOAD, _FIRST),
-        _step(_JUMP_EQUAL, _AF_UNIX, 1, 0),
+        *(_step(_JUMP_EQUAL, family, len(families) - at, 0) for at, family in enumerate(families)),
         _step(_RETURN, _REFUSE),
         _step(_RETURN, _ALLOW),
     ]

@@ -203,6 +203,14 @@ class Sent:
                 (*row, _text(detail), now),
             )
 
+    def handed(
+        self, kind: str, what: str, digest: str, size: int, now: float, **detail: Any
+    ) -> None:
+        """Something is about to be handed out beside the session, as a file."""
+        row = (now, now, kind, what, digest, size, 1, "", "", "", _text(detail))
+        with self._together() as db:
+            db.execute(f"insert into sent values (null{', ?' * 11})", row)
+
     # --- what is used -----------------------------------------------------------------------------
 
     def use(self, day: str, rounds: int = 0, processor: float = 0.0, gpu: float = 0.0) -> None:

@@ -66,7 +66,7 @@ class Kept:
             "replies": {order: vars(reply) for order, reply in self.replies.items()},
             "done": list(self.done),
         }
-        return json.dumps(document, indent=1).encode()
+        return json.dumps(document).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Kept:
@@ -115,6 +115,7 @@ class Spool:
         self._path = root / "current.json"
         self.kept = self._read(run)
         self._forgotten = False  # something that is still in current.json
+        self._last: tuple[str, Envelope] | None = None
         self._drop_but(self._blobs, self._needed(self._blobs, self.kept.contents()))
         self.empty_outgoing()
 
@@ -277,7 +278,10 @@ class Spool:
         return sum(self._blobs.size(d) for d in (content, *self._envelope(content).blobs()))
 
     def _envelope(self, content: str) -> Envelope:
-        return Envelope.decode(self._blobs.read(content))
+        """Of a committed reply. The last is remembered: several steps of its way out ask for it."""
+        if self._last is None or self._last[0] != content:
+            self._last = content, Envelope.decode(self._blobs.read(content))
+        return self._last[1]
 
     # --- contents of orders ---------------------------------------------------------------------
 

@@ -225,6 +225,8 @@ class Worker:
             confinement.required,
             [first["code"], *first["stores"], *confinement.directories],
             [first["outgoing"], *([first["spares"]] if "spares" in first else []), str(scratch)],
+            confinement.launcher,
+            confinement.network,
         )
 
     def _homes(self, orders: Orders) -> dict[str, str]:

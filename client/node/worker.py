@@ -23,7 +23,9 @@ HIDDEN = frozenset({"logs", "approved", "receipts", "witness", "evidence", "fede
 def main(arguments: Sequence[str]) -> int:
     """Run the worker to its end; its exit status."""
     number, orders = int(arguments[0]), Orders(**json.loads(arguments[1]))
-    hindered = sandbox.enter_namespaces()
+    hindered = sandbox.enter_namespaces(network=not orders.on_host)
+    if orders.launcher and not orders.on_host and not hindered["network"]:
+        sandbox.loopback_up()
     contained = not hindered["processes"]
     if not hindered["directory"]:
         hindered["directory"] = sandbox.hide(Path(orders.home), HIDDEN)
@@ -39,13 +41,18 @@ def main(arguments: Sequence[str]) -> int:
         if orders.required and any(hindered.values()):
             frames.send(own, {"said": "refused", "hindered": hindered})
             os._exit(0)
-        _serve(own, hindered)
+        _serve(own, hindered, orders)
 
     return sandbox.run_inside(work, contained, orders.parent, own.close)
 
 
-def _serve(own: socket.socket, hindered: dict[str, str]) -> None:
+def _serve(own: socket.socket, hindered: dict[str, str], orders: Orders) -> None:
     try:
+        if orders.launcher:
+            from barnraise.client.node import launched
+
+            scratch, alone = Path(orders.writing[-1]), not orders.on_host
+            os._exit(launched.run(own, orders.launcher, scratch, hindered, alone=alone) & 0xFF)
         from barnraise.client.node.handlers import serve
 
         serve(own, hindered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from barnraise.client.tasks.gpt import GPT
 from barnraise.client.tasks.task import Split, option, within_reason
-from barnraise.client.tasks.text import joined, split_documents
+from barnraise.client.tasks.text import documents, joined, split_documents, text_files
 from barnraise.protocols.errors import BarnraiseError
 
 BYTES = 256
@@ -42,6 +42,8 @@ class CausalLM:
     The loss is cross-entropy in nats per byte. A document is a file, or a line of a .jsonl file;
     whether it is held out follows from the hash of its bytes alone.
     """
+
+    record_kind, record_form = "document", "the document's bytes"
 
     def __init__(
         self,
@@ -82,6 +84,13 @@ class CausalLM:
                 next="add documents, or lower task.context in the charter",
             )
         return split
+
+    def records(self, directory: Path) -> Iterator[bytes]:
+        """The documents."""
+        return documents(directory)
+
+    def files(self, directory: Path) -> Iterator[Path]:
+        return text_files(directory)
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         """Nats per byte."""

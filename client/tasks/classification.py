@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,9 @@ class Classification:
     has a header; the column named by `label` is the class, the others are numbers, taken in ascending
     order of their names. Whether a row is held out follows from the hash of its numbers alone.
     """
+
+    record_kind = "row"
+    record_form = "the row's numbers, each a little-endian float32, then its class, an int64"
 
     def __init__(
         self,
@@ -65,6 +68,17 @@ class Classification:
         order = np.argsort(places, kind="stable")
         cut = min(max(int((places < self.held_out).sum()), 1), len(order) - 1)
         return Split(_dataset(x, y, order[cut:]), _dataset(x, y, order[:cut]))
+
+    def records(self, directory: Path) -> Iterator[bytes]:
+        """The rows, file by file."""
+        self.columns(directory)
+        for path in _tables(directory):
+            x, y = self._checked(path, *self._read(path))
+            for row, label in zip(x.astype("<f4"), y.astype("<i8"), strict=True):
+                yield row.tobytes() + label.tobytes()
+
+    def files(self, directory: Path) -> Iterator[Path]:
+        yield from _tables(directory)
 
     def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
         return F.cross_entropy(model(batch[0]), batch[1])

@@ -6,7 +6,7 @@ annotations before it is made. A charter names one of one's own as `module:Class
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -65,6 +65,25 @@ class Columned(Protocol):
 
         Raises D202 if two files differ in them.
         """
+        ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A task whose data are records, which a data statement counts and commits to one by one.
+
+    `record_kind` is what one is called ("document"), `record_form` says of which bytes it consists.
+    """
+
+    record_kind: str
+    record_form: str
+
+    def records(self, directory: Path) -> Iterator[bytes]:
+        """Every record, always in the same sequence. Raises D201, D202."""
+        ...
+
+    def files(self, directory: Path) -> Iterator[Path]:
+        """The files that hold them, by path. Raises D201."""
         ...
 
 

@@ -16,18 +16,24 @@ SUFFIXES = (".txt", ".md", ".py", ".rst", ".jsonl")
 BETWEEN = b"\n\n"
 
 
-def documents(directory: Path) -> Iterator[bytes]:
-    """The documents under `directory`, by path: each file, of .jsonl files each line's `text`.
-
-    Hidden files are left out. Raises D201 if there is no such directory, D202 for what cannot be read.
-    """
+def text_files(directory: Path) -> Iterator[Path]:
+    """The files under `directory` that hold documents, by path; hidden ones are left out. Raises D201 if
+    there is no such directory."""
     if not directory.is_dir():
         raise BarnraiseError(
             "D201", f"there is no data directory {directory}", next="give the directory of the data"
         )
     for path in sorted(directory.rglob("*")):
-        if path.suffix not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
+        if path.suffix in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def documents(directory: Path) -> Iterator[bytes]:
+    """The documents under `directory`, by path: each file, of .jsonl files each line's `text`.
+
+    Raises D201 if there is no such directory, D202 for what cannot be read.
+    """
+    for path in text_files(directory):
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -29,8 +29,9 @@ from barnraise.protocols.tensors import BlobError, open_blob, size_of
 
 @dataclass
 class Gathered:
-    """What a pass over the log found. `needed`: digests of blobs without which entries cannot be read;
-    `contents`: of what this run's entries name as contents; `published`: manifests on record."""
+    """What a pass over the log found. `contents`: digests of what this run's entries name as contents;
+    `published`: manifests on record. `organisations` and `signed` are as of when the run was closed, so
+    that a release made again later is the same."""
 
     telling: Telling
     rules: Rules
@@ -39,7 +40,6 @@ class Gathered:
     charter_text: str = ""
     organisations: dict[str, str] = field(default_factory=dict)
     signed: dict[str, Any] = field(default_factory=dict)
-    needed: set[str] = field(default_factory=set)
     contents: dict[str, None] = field(default_factory=dict)
     published: dict[str, int] = field(default_factory=dict)
     work: dict[str, MemberWork] = field(default_factory=dict)
@@ -55,28 +55,42 @@ def gather(source: Source) -> Gathered:
     """Read the log once. Raises D106, L103 for a log that does not hold together."""
     found = Gathered(Telling(source.run), Rules(source.shelf.read))
     signatures: dict[str, dict[str, Any]] = {}
+    organisations: dict[str, str] = {}
     train: set[int] = set()
     for index, data in source.log.entries():
         if problems := found.rules.see(index, data):
             raise _broken(source.root, index, problems[0])
         entry = source.whole(index, data)
         body = entry.body
-        if (thin := Entry.decode(data).body).keys() == {"run", "blob"}:
-            found.needed.add(thin["blob"])
         found.telling.see(entry)
         if entry.type == "member.enrolled":
-            found.organisations[body["member"]] = body["organisation"]
-        elif entry.type == "charter.adopted":
-            found.needed |= {body["agreement"], body["charter"]}
+            organisations[body["member"]] = body["organisation"]
         elif entry.type == "charter.signed":
             signatures.setdefault(body["agreement"], {})[body["member"]] = body["statement"]
         elif body.get("run") == source.run:
             _of_run(found, source, index, entry, train)
+            if entry.type == "run.closed":
+                found.organisations = dict(organisations)
+                agreed = str(found.telling.opened.get("agreement", ""))
+                found.signed = dict(signatures.get(agreed, {}))
     found.agreed = str(found.telling.opened.get("agreement", ""))
     if found.agreed:
         found.agreement = Agreement.decode(_held(source, found.agreed))
         found.charter_text = _held(source, found.agreement.charter).decode()
-        found.signed = signatures.get(found.agreed, {})
+    return found
+
+
+def needed(source: Source, size: int) -> set[str]:
+    """The digests of blobs without which the first `size` entries of the log cannot be read."""
+    found: set[str] = set()
+    for _, data in source.log.entries(0, size):
+        if b'"blob":' not in data and b'"type":"charter.adopted"' not in data:
+            continue
+        entry = Entry.decode(data)
+        if entry.body.keys() == {"run", "blob"}:
+            found.add(entry.body["blob"])
+        elif entry.type == "charter.adopted":
+            found |= {entry.body["agreement"], entry.body["charter"]}
     return found
 
 

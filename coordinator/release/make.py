@@ -13,7 +13,7 @@ from typing import Any
 
 from barnraise.coordinator.release import auditors, signing
 from barnraise.coordinator.release.facts import Facts
-from barnraise.coordinator.release.gather import Gathered, facts, gather
+from barnraise.coordinator.release.gather import Gathered, facts, gather, needed
 from barnraise.coordinator.release.publish import Publisher, published
 from barnraise.coordinator.release.source import Source
 from barnraise.coordinator.release.stated import statements
@@ -67,7 +67,7 @@ def make(
         partial.mkdir(parents=True)
         made = _written(source, found, told_of, stated.files, partial, told)
         note = published(source, made, publisher(found.telling.opened))
-        _put_log(source, found, note, Writer(partial, 0))
+        _put_log(source, note, Writer(partial, 0))
         _sign(source, partial, note)
         partial.rename(out)
     except BaseException:
@@ -126,7 +126,7 @@ def _size(held: Held) -> int:
     return len(held) if isinstance(held, bytes) else held.stat().st_size
 
 
-def _put_log(source: Source, found: Gathered, note: bytes, writer: Writer) -> None:
+def _put_log(source: Source, note: bytes, writer: Writer) -> None:
     """The tiles of the checkpoint's size, and the bodies and agreements that its entries need."""
     size = Checkpoint.parse(note.decode().partition("\n\n")[0] + "\n").size
     log = source.log
@@ -135,7 +135,7 @@ def _put_log(source: Source, found: Gathered, note: bytes, writer: Writer) -> No
     for bundle in tiles.bundles_of(size):
         entries = (data for _, data in log.entries(bundle.first, bundle.first + bundle.width))
         writer.put(f"{release.LOG}{bundle.path}", tiles.pack_entries(entries))
-    for digest in sorted(found.needed):
+    for digest in sorted(needed(source, size)):
         held = source.shelf.read(digest)
         assert held is not None
         writer.put(release.LOG_BLOBS + release.blob_path(digest), held)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,9 +17,13 @@ from flwr.serverapp import ServerApp
 from torch import nn
 
 from barnraise.client.app import client_app
+from barnraise.client.data import answers as answering
+from barnraise.client.data.made import made
+from barnraise.client.data.reading import reading_of
 from barnraise.client.tasks import Columned, Task, load_task
 from barnraise.client.tasks.checked import Checked, tried
 from barnraise.coordinator import campaign
+from barnraise.coordinator.founding import Stating
 from barnraise.coordinator.plans import Plan, charter_code
 from barnraise.coordinator.rounds import Policy
 from barnraise.protocols.apps import INIT, Code, app_digest
@@ -26,6 +31,7 @@ from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.identity import is_name
+from barnraise.protocols.randomness import derive, simulation_secret
 from barnraise.protocols.values import cut, shortened
 from barnraise.strategies import make
 
@@ -41,7 +47,8 @@ def charter_plan(
     """The run of the charter at `path`, one member per sub-directory of `data`.
 
     Everything that can be known to be wrong is refused here, before anything starts: C101-C106, D201,
-    D202. `overrides` must be empty: a charter is what members signed. `trainers` as in `campaign`.
+    D202. What members state of their data, in `data`/<member>.data.toml, goes on record before the run.
+    `overrides` must be empty: a charter is what members signed. `trainers` as in `campaign`.
     """
     if overrides:
         raise BarnraiseError(
@@ -75,7 +82,30 @@ def charter_plan(
         source,
         policy=Policy(charter.rounds.quorum, charter.rounds.grace, charter.rounds.deadline),
         data=lambda: {name: data_digest(directory) for name, directory in members.items()},
+        stating=partial(stated, charter, data, members, seed) if trainers is None else None,
     )
+
+
+def stated(
+    charter: Charter, data: Path, members: Mapping[str, Path], seed: int
+) -> dict[str, Stating]:
+    """The statements of those members of whom `data` holds answers. Salts follow from the seed.
+
+    Raises D201, D202, S102 to S107.
+    """
+    secret, found = simulation_secret(seed), {}
+    for name, directory in members.items():
+        path = data / f"{name}.data.toml"
+        if path.is_file():
+            one = made(
+                directory,
+                reading_of(charter.task),
+                answering.read(path),
+                data,
+                derive(secret, "data salt", name),
+            )
+            found[name] = Stating(one.statement, one.code)
+    return found
 
 
 def data_digest(directory: Path, whole: int = 1 << 30) -> str:

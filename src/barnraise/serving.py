@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ LOOK = 0.5  # seconds between two drawings of the table
 
 @dataclass(frozen=True)
 class Shown:
-    """How a person sees it: `run` gives a watcher for a run, `table` draws who attends between runs."""
+    """How a person sees it: `run` gives a watcher for a run, `table` draws who attends between runs. Inside
+    `beside` machines may ask as well."""
 
     run: Callable[[Federation, campaigns.Run], AbstractContextManager[events.Watcher]]
     table: Callable[[Operator], AbstractContextManager[Callable[[], None]]]
+    beside: Callable[[Operator, Floor], AbstractContextManager[object]] = lambda o, f: nullcontext()
 
 
 def serve(root: Path, shown: Shown, sizes: Sizes = lambda app, text: None) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def serve(root: Path, shown: Shown, sizes: Sizes = lambda app, text: None) -> di
         if run is None:
             return _between(federation, shown, sizes)
         with shown.run(federation, run) as watcher:
-            return _conduct(federation, run, watcher, sizes)
+            return _conduct(federation, run, watcher, shown, sizes)
 
 
 @contextmanager
@@ -67,14 +69,19 @@ def patiently(root: Path) -> Iterator[Federation]:
 def _between(federation: Federation, shown: Shown, sizes: Sizes) -> dict[str, Any]:
     floor = Floor(federation, None)
     operator = Operator(federation, floor, sizes)
-    with floor.between_runs(), _asked(federation, operator), shown.table(operator) as draw:
+    asked = _asked(federation, operator)
+    with shown.beside(operator, floor), floor.between_runs(), asked, shown.table(operator) as draw:
         while not floor.wait_anew(LOOK):
             draw()
     return {"run": None}
 
 
 def _conduct(
-    federation: Federation, run: campaigns.Run, watcher: events.Watcher, sizes: Sizes
+    federation: Federation,
+    run: campaigns.Run,
+    watcher: events.Watcher,
+    shown: Shown,
+    sizes: Sizes,
 ) -> dict[str, Any]:
     floor = None
 
@@ -86,7 +93,8 @@ def _conduct(
     try:
         conduct = Conduct(federation, run, watch)
         floor = Floor(federation, conduct)
-        with _asked(federation, Operator(federation, floor, sizes)):
+        operator = Operator(federation, floor, sizes)
+        with shown.beside(operator, floor), _asked(federation, operator):
             closed = conduct.conduct(lambda c: floor.during_run(c))
     except BarnraiseError as error:
         if error.code == "F115":

@@ -1,14 +1,14 @@
-"""A few deliveries move at a time, and a slow one keeps nobody waiting."""
+"""A few transfers move at a time, and a slow one keeps nobody waiting."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from barnraise.coordinator.turns import Turns
+from barnraise.coordinator.turns import PACE, PATIENCE, Turn, Turns
 
 
-def test_no_more_than_so_many_quick_steps_go_on_at_once() -> None:
+def test_no_more_than_so_many_quick_transfers_go_on_at_once() -> None:
     turns = Turns(2, lambda: 0.0)
     going, most, lock = [0], [0], threading.Lock()
 
@@ -27,7 +27,7 @@ def test_no_more_than_so_many_quick_steps_go_on_at_once() -> None:
     assert going == [0]
 
 
-def test_steps_of_slow_peers_keep_nobody_waiting() -> None:
+def test_transfers_of_slow_peers_keep_nobody_waiting() -> None:
     turns, ended = Turns(2), threading.Event()
     begun = [threading.Event() for _ in range(5)]
 
@@ -42,3 +42,13 @@ def test_steps_of_slow_peers_keep_nobody_waiting() -> None:
         with turns.taken():
             ended.set()
         assert [one.result(20) for one in done] == [None] * 5
+
+
+def test_a_transfer_counts_as_long_as_it_keeps_pace() -> None:
+    turn = Turn(100.0)
+    assert turn.counts_until() == 100.0 + PATIENCE
+    turn.moved(PACE // 2)
+    assert turn.counts_until() == 100.5 + PATIENCE
+    for _ in range(100):
+        turn.moved(1)  # a trickle buys no time
+    assert turn.counts_until() < 100.501 + PATIENCE

@@ -30,7 +30,8 @@ def demo(
 ) -> dict[str, Any]:
     """Four members train one small language model together, and each alone beside it.
 
-    On this Python's own source text, in about three minutes. The same command again continues a demo
+    On this Python's own source text, in about three minutes. Then a release of what they made, checked:
+    verified, a round recomputed, a contribution trained again. The same command again continues a demo
     that was interrupted, and shows one that is finished.
     """
     from barnraise.cli.watch import say
@@ -44,8 +45,26 @@ def demo(
             say(f"{directory} is finished; nothing is trained again", *_rows(metrics))
         else:
             metrics = _train(directory, charter.rounds.count, verbose)
-    say(*_comparison(metrics), *_next(directory))
-    return {"ok": True, "directory": str(directory), **metrics}
+        say(*_comparison(metrics))
+        checked = _released(directory, metrics)
+    say(*_next(directory))
+    return {"ok": True, "directory": str(directory), **metrics, "release": checked}
+
+
+def _released(directory: Path, metrics: dict[str, Any]) -> dict[str, str]:
+    """Publish the release, and say what its checks come to, in four lines."""
+    from barnraise.cli.watch import engines_log_hidden, say
+    from barnraise.demo import release
+
+    with engines_log_hidden():
+        out = release.publish(directory, metrics)
+        say(f"released   {out}: for anyone to check")
+        found = {"directory": str(out)}
+        for what, came in release.checks(directory, out):
+            say(f"{what:9}  {came}")
+            found[what] = came
+    say("")
+    return found
 
 
 def _train(directory: Path, rounds: int, verbose: bool) -> dict[str, Any]:
@@ -136,11 +155,11 @@ def _comparison(metrics: dict[str, Any]) -> list[str]:
 
 
 def _next(directory: Path) -> list[str]:
-    files = "model.safetensors  metrics.json  loss.svg  sample.txt"
+    files = "model.safetensors  metrics.json  loss.svg  sample.txt  release"
     charter, data = directory / "charter.toml", directory / "data"
     return [
         f"{directory}: {files}",
-        f"check: barnraise sim replay {shlex.quote(str(directory / 'together'))}",
+        f"check: barnraise verify {shlex.quote(str(directory / 'release'))}",
         (
             f"next: barnraise sim run {shlex.quote(str(charter))} --data DIR "
             f"(your own text, one sub-directory per member, as in {data})"

@@ -60,6 +60,10 @@ class History:
     def _charter_signed(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:
         yield f"{body['member']} signed the agreement {body['agreement'][:19]}…"
 
+    def _data_stated(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:
+        kind = "open" if body["open"] else "private"
+        yield f"{body['member']} stated its data ({kind}): {body['document'][:19]}…"
+
     # --- runs ----------------------------------------------------------------------------------------
 
     def _run_opened(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:

@@ -12,11 +12,14 @@ import typer
 
 from barnraise import __version__
 from barnraise.cli import log, node, operator, runs, sim
+from barnraise.cli.audit import audit
+from barnraise.cli.backup import backup
 from barnraise.cli.demo import demo
 from barnraise.cli.doctor import doctor
 from barnraise.cli.join import join
 from barnraise.cli.release import release
 from barnraise.cli.report import Report
+from barnraise.cli.verify import verify
 from barnraise.protocols.errors import BarnraiseError
 
 NAME = "barnraise"
@@ -54,9 +57,12 @@ def command() -> click.Command:
     app.add_typer(node.verbs(), name="node", rich_help_panel="For institutions")
     for verb in (operator.found, operator.serve, operator.invite):
         app.command(verb.__name__, rich_help_panel="For operators")(verb)
+    app.command("backup", rich_help_panel="For operators", no_args_is_help=True)(backup)
     app.add_typer(operator.members_verbs(), name="members", rich_help_panel="For operators")
     app.add_typer(runs.verbs(), name="run", rich_help_panel="For operators")
     app.command("release", rich_help_panel="For operators", no_args_is_help=True)(release)
+    app.command("audit", rich_help_panel="For auditors", no_args_is_help=True)(audit)
+    app.command("verify", rich_help_panel="For auditors", no_args_is_help=True)(verify)
     app.add_typer(log.verbs(), name="log", rich_help_panel="For auditors")
     app.add_typer(sim.verbs(), name="sim", rich_help_panel="For developers")
     return typer.main.get_command(app)

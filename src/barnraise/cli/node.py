@@ -9,13 +9,14 @@ import shlex
 import subprocess
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from barnraise.cli import site, words
+from barnraise.cli import data, lines, site, words
 from barnraise.cli.config import directory as directory_in
 from barnraise.cli.sim import Json, Verbose
 from barnraise.cli.site import Said
@@ -35,6 +36,15 @@ def _say(*lines: str) -> None:
 
 def up(
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", hidden=True)] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            "--health",
+            metavar="[HOST:]PORT",
+            help="Tell /healthz and /metrics there, in plain HTTP; on loopback, unless HOST is given.",
+        ),
+    ] = None,
+    log_format: lines.Format = "text",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> Said:
@@ -45,10 +55,20 @@ def up(
     from barnraise.client.node.daemon import run
 
     home = site.home_of(directory)
+    lines.choose(log_format)
     _say(f"the node in {home} starts; barnraise node status --dir {shlex.quote(str(home))}")
-    failed = run(home, loud=True)
+    with _health(home, health):
+        failed = run(home, loud=True, form=lines.Formatter() if lines.wanted() else None)
     why = {} if failed is None else failed.as_dict()
     return {"ok": failed is None, **why, "directory": str(home)}
+
+
+def _health(home: Path, address: str | None) -> AbstractContextManager[object]:
+    if address is None:
+        return nullcontext()
+    from barnraise.observing.node import answering
+
+    return answering(home, address)
 
 
 def status(
@@ -268,4 +288,5 @@ def verbs() -> typer.Typer:
     policy.command("show")(policy_show)
     policy.command("edit")(policy_edit)
     app.add_typer(policy, name="policy")
+    app.add_typer(data.verbs(), name="data")
     return app

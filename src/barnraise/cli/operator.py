@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from barnraise.cli import lines
 from barnraise.cli.asked import ask
 from barnraise.cli.config import directory as directory_in
 from barnraise.cli.sim import Json, Verbose
@@ -76,6 +77,15 @@ def found(
 
 def serve(
     directory: Annotated[Path, typer.Argument(metavar="[F]", hidden=True)] = HERE,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="[HOST:]PORT",
+            help="Tell /healthz and /metrics there, in plain HTTP; on loopback, unless HOST is given.",
+        ),
+    ] = None,
+    log_format: lines.Format = "text",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> dict[str, Any]:
@@ -86,8 +96,11 @@ def serve(
     from barnraise import serving
     from barnraise.__main__ import execute_again
     from barnraise.cli.sizes import of_a_round
+    from barnraise.observing import coordinator as observing
 
-    shown = serving.Shown(lambda f, run: _watched(f, run, verbose), _table)
+    lines.choose(log_format)
+    beside = observing.beside(metrics)
+    shown = serving.Shown(lambda f, run: _watched(f, run, verbose), _table, beside)
     try:
         told = serving.serve(directory, shown, of_a_round)
     except KeyboardInterrupt:
@@ -100,8 +113,8 @@ def _tell_end(told: dict[str, Any]) -> None:
     from barnraise.cli.watch import say
 
     if (stopped := told.get("stopped")) is not None:
-        lines = [f"error[{stopped['error']}] {stopped['what']}", *stopped["evidence"].splitlines()]
-        say(f"the run {told['run']} has stopped", *(f"  {line}" for line in lines))
+        why = [f"error[{stopped['error']}] {stopped['what']}", *stopped["evidence"].splitlines()]
+        say(f"the run {told['run']} has stopped", *(f"  {line}" for line in why))
         say("next: mend it, and open it again: it goes on; or barnraise run abort")
     elif told["run"] is not None:
         say(f"the run {told['run']} has ended: {told.get('model', 'aborted')}")
@@ -131,14 +144,14 @@ def _table(operator: Operator) -> Iterator[Callable[[], None]]:
     told = operator.status()
     say(f"{told['federation']} is served at {told['session']} (enrolment {told['enrolment']})")
     out = console()
-    if not out.is_terminal or out.is_dumb_terminal:
+    if not out.is_terminal or out.is_dumb_terminal or lines.wanted():
         yield _changes(operator)
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
 
         def draw() -> None:
-            lines = members_lines(operator.members()["members"])
-            live.update(Text("\n".join(lines), no_wrap=True), refresh=True)
+            rows = members_lines(operator.members()["members"])
+            live.update(Text("\n".join(rows), no_wrap=True), refresh=True)
 
         yield draw
 
@@ -156,7 +169,10 @@ def _changes(operator: Operator) -> Callable[[], None]:
             state = (one["status"], one.get("state"), one.get("detail"))
             if told.get(who) != state:
                 told[who] = state
-                say(member_line(one, 0))
+                if lines.wanted():
+                    lines.write("info", member_line(one, 0), **one)
+                else:
+                    say(member_line(one, 0))
 
     return draw
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from barnraise.cli import lines
 from barnraise.protocols.errors import BarnraiseError
 
 _EXIT = {"X102": 2, "X103": 130}
@@ -85,6 +86,9 @@ def explained(error: BaseException) -> BarnraiseError:
 
 
 def _print_error(error: BarnraiseError) -> None:
+    if lines.wanted():
+        lines.write("error", **error.as_dict())
+        return
     head, *rest = str(error).splitlines()
     label, _, what = head.partition(" ")
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:

@@ -68,6 +68,7 @@ def lines(one: Review) -> list[str]:
         rows += ["", f"differs from {one.before[:19]}…, which was approved:"]
         rows += [f"  {note}" for note in one.notes]
         rows += [f"  {line}" for line in one.diff.splitlines()] or ["  in nothing"]
+    rows += [line for warning in one.warnings for line in ("", f"mind: {warning}")]
     if not one.approved:
         rows += ["", f"next: barnraise node approve {proposal.digest[:19]}"]
     return rows

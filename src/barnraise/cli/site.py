@@ -40,6 +40,7 @@ def tell(home: Path, verb: str) -> Said | None:
 
 def status(home: Path) -> Said:
     """Everything that `node status` shows."""
+    from barnraise.client.data import kept
     from barnraise.client.keys import Membership
     from barnraise.client.node import consent, leaving
 
@@ -65,6 +66,7 @@ def status(home: Path) -> Said:
             for one in consent.proposals(home)
         ],
         "left": leaving.left(home),
+        "data": kept.as_dict(home),
         "used": _used(home),
         "policy": _policy(home),
     }
@@ -153,6 +155,14 @@ def lines(told: Said) -> list[str]:
             rows.append(f"  {one['name']}: not looked at: {one['fault']}")
     if told["coordinator"]["trouble"]:
         rows.append(f"  proposals: {told['coordinator']['trouble'].splitlines()[0]}")
+    if (data := told.get("data")) is not None:
+        kind, there = (
+            "open" if data["open"] else "private",
+            "" if data["told"] else "; to be carried",
+        )
+        rows.append(
+            f"  data stated: {data['records']} records, {kind}, {data['document'][:19]}…{there}"
+        )
     for what, why in (told.get("hindered") or {}).items():
         if why:
             rows.append(f"  the code's {what} is not apart from this machine's: {why}")

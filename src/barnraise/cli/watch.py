@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 import barnraise
+from barnraise.cli import lines as json_lines
 from barnraise.cli.rounds import Rounds
 from barnraise.cli.status import StatusFile
 from barnraise.coordinator import events
@@ -39,10 +40,14 @@ def watched(
         out = console()
         live = out.is_terminal and not out.is_dumb_terminal and not verbose
         with ExitStack() as stack:
-            rounds = Rounds(out, directory, seals=seals, replays=replays, live=live)
-            stack.enter_context(rounds)
+            rounds: events.Watcher = json_lines.Events()
+            if not json_lines.wanted():
+                shown = Rounds(out, directory, seals=seals, replays=replays, live=live)
+                rounds = stack.enter_context(shown)
             if not verbose:
                 stack.enter_context(engines_log_hidden())
+            if json_lines.wanted():
+                stack.enter_context(json_lines.logging_as_lines("flwr"))
             place = status or directory
             yield rounds if place is None or replays else both(rounds, StatusFile(place))
     except KeyboardInterrupt as interruption:
@@ -103,6 +108,10 @@ def console() -> Console:
 
 def say(*lines: str) -> None:
     """Lines for a person, on stderr; `next:` stands out."""
+    if json_lines.wanted():
+        for line in lines:
+            json_lines.write("info", line.strip())
+        return
     out = console()
     for line in lines:
         text = Text(line)

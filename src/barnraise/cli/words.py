@@ -40,6 +40,8 @@ def listed(names: Sequence[str], most: int = FEW) -> str:
 def count(number: int, word: str) -> str:
     """`1 batch`, `2 batches`, `4 members`."""
     plural = word + ("es" if word.endswith(("ch", "sh", "s")) else "s")
+    if word.endswith("ry"):
+        plural = f"{word[:-1]}ies"
     return f"{number} {word if number == 1 else plural}"
 
 

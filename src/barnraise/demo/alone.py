@@ -28,7 +28,7 @@ class Alone:
     """The processes in which the members train alone. Owned by the demo; threads read their pipes."""
 
     def __init__(self, home: Path, told: Callable[[str, int], None]) -> None:
-        members = sorted(d.name for d in (home / "data").iterdir())
+        members = sorted(d.name for d in (home / "data").iterdir() if d.is_dir())
         self._parts = [_Part(home, members[i::AT_ONCE], told) for i in range(AT_ONCE)]
 
     def wait(self) -> None:

@@ -1,6 +1,7 @@
 """The demo from its directory's point of view: lay it out, run it, say what it came to.
 
-DIR/charter.toml  DIR/data/<member>/  DIR/together/  DIR/alone/<member>/
+DIR/charter.toml  DIR/data/<member>/  DIR/data/<member>.data.toml  DIR/processing/
+DIR/together/  DIR/alone/<member>/
 DIR/model.safetensors  DIR/metrics.json  DIR/loss.svg  DIR/sample.txt
 """
 

@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from barnraise.demo import answers
 from barnraise.protocols.errors import BarnraiseError
 
 PACKAGES = {
@@ -25,7 +26,8 @@ SMALLEST, LARGEST = 500, 40_000
 
 
 def lay_out(data: Path) -> None:
-    """Copy each member's text to `data/<member>/`, if it is not there. All or nothing."""
+    """Copy each member's text to `data/<member>/`, if it is not there, and what it says of it. All or
+    nothing. This file, which chooses them, is copied beside `data`."""
     if data.is_dir():
         return
     library = Path(sysconfig.get_paths()["stdlib"])
@@ -40,6 +42,10 @@ def lay_out(data: Path) -> None:
                 f"{library} holds {copied} bytes of {', '.join(packages)}",
                 next="run the demo with a Python that brings its standard library as .py files",
             )
+        answers.write(partial, member, packages, Path(__file__))
+    processing = data.with_name(answers.PROCESSING)
+    processing.mkdir(exist_ok=True)
+    shutil.copyfile(__file__, processing / Path(__file__).name)
     partial.rename(data)
 
 
