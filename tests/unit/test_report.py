@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+import release_kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_facts import NAMES, compared, member, some_facts, told, with_trouble
@@ -143,6 +144,7 @@ CASES = {
     "hostile": hostile(),
     "none": replace(some_facts(), rounds=(), members=(), sent={}, signed=()),
     "one": some_facts(("a",), 1),
+    **{f"kit {make.__name__}": make() for make in release_kit.ALL},
 }
 every_case = pytest.mark.parametrize("case", CASES)
 

@@ -50,6 +50,7 @@ def _tile(story: Story, member: MemberFacts, ground: Ground | None, mean: Mean) 
             ("charter", "signed" if member.name in story.facts.signed else "not signed")
             if signed
             else None,
+            ("examples", numbers.count(member.examples)) if member.examples else None,
             ("data", _data(member)),
         ),
     )

@@ -103,13 +103,19 @@ class Story:
 
     # --- work ----------------------------------------------------------------------------------------
 
-    def tokens(self, member: MemberFacts) -> int | None:
-        """Bytes of text that a member's optimizer steps went over; None where the task has no text."""
+    def seen(self, member: MemberFacts) -> int:
+        """Examples that a member's optimizer steps went over; 0 where that is not known."""
         charter = self.facts.charter
-        if charter is None or self.task != "causal-lm" or not member.steps:
-            return None
+        return member.steps * charter.training.batch if charter is not None else 0
+
+    @property
+    def context(self) -> int:
+        """Bytes of text in an example; 0 where the task is not of text."""
+        charter = self.facts.charter
+        if charter is None or self.task != "causal-lm":
+            return 0
         context = charter.task.options.get("context", CONTEXT)
-        return member.steps * charter.training.batch * context if type(context) is int else None
+        return context if type(context) is int else 0
 
     # --- who -----------------------------------------------------------------------------------------
 
