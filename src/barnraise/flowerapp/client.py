@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,8 @@ LEAST = 32  # bytes of a secret
 
 
 class FlowerClient(ClientApp):
-    """Registers nothing of its own: what arrives is handed to the built-in ClientApp."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._inner = client_app()
+    """Registers nothing of its own: what arrives is handed to the built-in ClientApp, which each process
+    makes for itself, since Flower's simulation sends this object to others."""
 
     def __call__(self, message: Message, context: Context) -> Message:
         """The reply, or an error whose reason quotes nothing that the member has."""
@@ -50,7 +48,7 @@ class FlowerClient(ClientApp):
             sys.stderr.write(f"{error}\n")
             return _failed(message, Failure(flower.RAISED, f"{error.code}: {error.what}"))
         carry = flower.load_carry(context)
-        handled = flower.run_handler(self._inner, message, told, carry, seed)
+        handled = flower.run_handler(_built_in(), message, told, carry, seed)
         if handled.log:
             sys.stderr.write(handled.log.rstrip("\n") + "\n")
         if handled.carry is not None:
@@ -65,6 +63,11 @@ class FlowerClient(ClientApp):
         config.setdefault("data", _directory(context))
         run = {**context.run_config, "charter": charter}
         return flower.new_context(context.run_id, context.node_id, config, context.state, run)
+
+
+@cache
+def _built_in() -> ClientApp:
+    return client_app()
 
 
 def _directory(context: Context) -> str:
