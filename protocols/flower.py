@@ -153,21 +153,21 @@ def seed_generators(seed: bytes) -> None:
     """Seed `random`, NumPy and, if it is imported, torch."""
     random.seed(seed)
     np.random.seed(np.frombuffer(seed[:32], np.uint32))
-    if (torch := _torch()) is not None:
+    if (torch := _torch("manual_seed")) is not None:
         torch.manual_seed(int.from_bytes(seed[:8], "big") >> 1)
 
 
-def _torch() -> Any:
-    """torch, if it is imported; where another thread is only importing it, it is not yet."""
+def _torch(needed: str) -> Any:
+    """torch, if it is imported; where another thread has only begun to import it, it is not yet."""
     torch = sys.modules.get("torch")
-    return torch if hasattr(torch, "set_rng_state") and hasattr(torch, "manual_seed") else None
+    return torch if hasattr(torch, needed) else None
 
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Whatever happens inside, the generators outside go on as if it had not."""
     python, numpy = random.getstate(), np.random.get_state()
-    torch = _torch()
+    torch = _torch("set_rng_state")
     tensor = torch.get_rng_state() if torch is not None else None
     try:
         yield

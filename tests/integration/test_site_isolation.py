@@ -145,7 +145,7 @@ def test_an_app_that_means_harm(federation: Federation, site: Institution, tmp_p
 REFUSING = """
 import sys
 from barnraise.client.node import landlock, worker
-landlock.confine = lambda *paths: "this kernel has no landlock"
+landlock.confine = lambda *paths, tcp: "this kernel has no landlock"
 sys.exit(worker.main(sys.argv[1:]))
 """
 

@@ -331,3 +331,46 @@ def test_a_body_that_was_too_large_is_read_from_its_blob() -> None:
     rules = Rules({**BLOBS, canonical.digest(other): other}.get)
     found = [w for i, data in enumerate(encoded(facts)) for w in rules.see(i, data)]
     assert any("its body is of another run" in why for why in found)
+
+
+# --- a run in which nobody signs ----------------------------------------------------------------------
+
+
+def unsigned() -> Facts:
+    """What Flower's own engines leave: members without keys, replies without statements."""
+    about = {"federation": "sim", "app": {"name": "x", "digest": APP}, "agreement": ""}
+    members = [["basel", ""], ["cusco", ""]]
+    return [
+        FOUNDING.facts()[0],
+        ("run.opened", {"run": RUN, **about, "members": members, "unsigned": True}),
+        sent(1),
+        ("reply.accepted", {**reply("basel", 1), "statement": None}),
+        closed(1, ("basel",), ("cusco",)),
+    ]
+
+
+def test_an_unsigned_run_is_counted_and_has_no_witnesses() -> None:
+    rules = Rules(BLOBS.get)
+    assert [why for i, d in enumerate(encoded(unsigned())) for why in rules.see(i, d)] == []
+    assert (rules.signatures, rules.unsigned, rules.witnesses) == (0, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (change("run.opened", "members", [["basel", "ab" * 32], ["cusco", ""]]), "has a key"),
+        (change("run.opened", "agreement", FOUNDING.agreed), "names an agreement"),
+        (change("reply.accepted", "statement", reply("basel", 1)["statement"]), "says it is"),
+        (change("run.opened", "unsigned", False), "no member with these keys"),
+    ],
+)
+def test_what_may_be_wrong_with_an_unsigned_run(wrong: Callable[[Facts], None], said: str) -> None:
+    facts = unsigned()
+    wrong(facts)
+    assert said in problems(encoded(facts))[0]
+
+
+def test_a_run_that_is_signed_takes_no_reply_without_a_statement() -> None:
+    facts = good()
+    change("reply.accepted", "statement", None)(facts)
+    assert problems(encoded(facts))
