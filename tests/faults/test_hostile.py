@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from session_kit import (
     LARGE,
@@ -30,7 +31,10 @@ from session_kit import (
     status,
 )
 
+from barnraise.protocols import canonical
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.content import ArrayEntry, Arrays, Envelope
+from barnraise.protocols.tensors import encode
 from barnraise.protocols.transfers import CHUNK
 
 BOUND = 24 << 10  # kB that an attack may cost at most
@@ -53,8 +57,15 @@ class Coordinator:
         self._nodes: list[Node] = []
 
     def ask(self, *words: str) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        self.tell(*words)
+        return self.answer()
+
+    def tell(self, *words: str) -> None:
+        assert self._process.stdin is not None
         print(*words, file=self._process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
     def node(self, name: str) -> Node:
@@ -179,6 +190,124 @@ def test_a_lie_is_refused(
     reply = Reply.good(tmp_path / "reply", value=float(len(lie.__name__)), size=LARGE)
     assert lie(coordinator.node("bob"), coordinator.ask("order", "bob"), reply) == refused
     coordinator.ask("arrivals", "0")
+
+
+# --- replies that lie ---------------------------------------------------------------------------------
+
+
+def forged(reply: Reply, change: Callable[[Envelope, str, bytes], tuple[Envelope, bytes]]) -> Reply:
+    """The reply with another envelope and blob, each under the digest that its bytes do have."""
+    data, blob = reply.parts.values()
+    envelope, blob = change(Envelope.decode(data), "sha256:" + "ab" * 32, blob)
+    parts = [envelope.encode(), blob]
+    return Reply({canonical.digest(part): part for part in parts})
+
+
+def naming(envelope: Envelope, blob: str, keys: tuple[str, ...] = ("0",)) -> Envelope:
+    arrays = Arrays(blob, tuple(ArrayEntry(key) for key in keys))
+    records = ((n, arrays if n == "arrays" else record) for n, record in envelope.records)
+    return Envelope(tuple(records))
+
+
+def a_blob_that_never_comes(envelope: Envelope, other: str, blob: bytes) -> tuple[Envelope, bytes]:
+    return naming(envelope, other), blob
+
+
+def arrays_that_its_blob_has_not(
+    envelope: Envelope, other: str, blob: bytes
+) -> tuple[Envelope, bytes]:
+    return naming(envelope, canonical.digest(blob), ("0", "1")), blob
+
+
+def a_blob_of_another_shape(envelope: Envelope, other: str, blob: bytes) -> tuple[Envelope, bytes]:
+    """Twice the numbers, in a blob that is sound in itself."""
+    twice = b"".join(encode({"0": np.full(2 * LARGE, 5.0, np.float32)}))
+    return naming(envelope, canonical.digest(twice)), twice
+
+
+def with_header(envelope: Envelope, blob: bytes, text: bytes) -> tuple[Envelope, bytes]:
+    """The same numbers behind another header, which says how long it is itself."""
+    start = 8 + int.from_bytes(blob[:8], "little")
+    text += b" " * (-len(text) % 8)
+    lying = len(text).to_bytes(8, "little") + text + blob[start:]
+    return naming(envelope, canonical.digest(lying)), lying
+
+
+def a_header_longer_than_its_file(
+    envelope: Envelope, other: str, blob: bytes
+) -> tuple[Envelope, bytes]:
+    lying = (1 << 62).to_bytes(8, "little") + blob[8:]
+    return naming(envelope, canonical.digest(lying)), lying
+
+
+def a_header_with_a_larger_array(
+    envelope: Envelope, other: str, blob: bytes
+) -> tuple[Envelope, bytes]:
+    """4 EB are announced, where 2.8 MB lie."""
+    tensor = {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]}
+    return with_header(envelope, blob, json.dumps({"0": tensor}).encode())
+
+
+def a_header_of_another_shape(
+    envelope: Envelope, other: str, blob: bytes
+) -> tuple[Envelope, bytes]:
+    tensor = {"dtype": "F32", "shape": [2 * LARGE], "data_offsets": [0, 4 * LARGE]}
+    return with_header(envelope, blob, json.dumps({"0": tensor}).encode())
+
+
+def a_header_nested_without_end(
+    envelope: Envelope, other: str, blob: bytes
+) -> tuple[Envelope, bytes]:
+    return with_header(envelope, blob, b'{"0":' + b"[" * 100_000)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    """A coordinator whose rounds are the engine's own."""
+    place = tmp_path_factory.mktemp("judge")
+    made = Coordinator(place / "house")
+    a_round(made, {n: Reply.good(place / n, value=2.0, size=LARGE) for n in ("ada", "bob", "cyd")})
+    yield made
+    made.close()
+
+
+def a_round(judge: Coordinator, replies: dict[str, Reply]) -> dict[str, str]:
+    """Each member attends, is asked, and delivers; what became of each reply."""
+    sessions = {name: judge.node(name).attend().welcomed() for name in replies}
+    judge.tell("round", *replies)
+    for name, session in sessions.items():
+        while not isinstance(order := session.next(), pb.Order):
+            pass
+        judge.node(name).deliver(order.id, replies[name])
+    verdicts: dict[str, str] = judge.answer()
+    for session in sessions.values():
+        session.cut()
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (a_blob_that_never_comes, "M101: it names bytes that it did not bring"),
+        (arrays_that_its_blob_has_not, "M101: the record 'arrays' names other arrays"),
+        (a_blob_of_another_shape, "M105: arrays[0] is float32[1400000], not float32[700000]"),
+        (a_header_longer_than_its_file, "M101: the header claims to be longer than the file"),
+        (a_header_with_a_larger_array, "M101: "),
+        (a_header_of_another_shape, "M101: a tensor's shape and length contradict each other"),
+        (a_header_nested_without_end, "M101: the header is not JSON"),
+    ],
+)
+def test_a_reply_that_lies_is_refused_and_the_round_goes_on(
+    judge: Coordinator, tmp_path: Path, lie: Any, reason: str
+) -> None:
+    """What it brings is what it is called; what it says of itself is not so."""
+    before = judge.ask("peak")
+    good = Reply.good(tmp_path / "good", value=3.0, size=LARGE)
+    verdicts = a_round(judge, {"ada": good, "bob": forged(good, lie), "cyd": good})
+    assert verdicts.pop("bob").startswith(reason)
+    assert verdicts == {"ada": "accepted", "cyd": "accepted"}
+    grown = judge.ask("peak") - before
+    assert grown < BOUND, f"{grown} kB more"
 
 
 # --- floods -----------------------------------------------------------------------------------------
