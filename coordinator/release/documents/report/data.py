@@ -26,6 +26,7 @@ def data(story: Story) -> Section:
     opened = sum(one.data.open for one in stated if one.data)
     many = len(story.facts.members)
     note = f"{len(stated)} of {many} members made a signed statement; {opened} of these are of open data."
+    note = note if stated else "No member made a statement of its data."
     notes = [
         tag("p", note),
         tag("p", _KEPT) if opened < len(stated) else None,

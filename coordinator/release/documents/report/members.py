@@ -58,7 +58,7 @@ def _tile(story: Story, member: MemberFacts, ground: Ground | None, mean: Mean) 
 
 def _data(member: MemberFacts) -> str:
     if member.data is None:
-        return "no statement"
+        return "unstated"
     return "open" if member.data.open else "private"
 
 
