@@ -133,6 +133,7 @@ CODES: dict[str, str] = {
     "G103": "the run's contributions are not all here",
     "G104": "too few members have cosigned the release",
     "G105": "an auditor's key cannot be used",
+    "G106": "nobody signs in the run",
     # P: what a site approved, and what its policy allows
     "P101": "the policy cannot be read",
     "P102": "nothing of that name was proposed to this site",

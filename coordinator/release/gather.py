@@ -154,8 +154,15 @@ def facts(
     statements: Mapping[str, DataFacts],
     comparison: Mapping[str, Any] | None,
 ) -> Facts:
-    """Raises G102 for a run that names no model."""
+    """Raises G102 for a run that names no model, G106 for one in which nobody signs."""
     told = found.telling
+    if told.opened.get("unsigned"):
+        raise BarnraiseError(
+            "G106",
+            "nobody signs in this run, so a release of it would prove nothing",
+            f"{source.run} was run on Flower's own engine, which knows no members' keys",
+            next="train with `barnraise serve`, or show the journal: barnraise log show",
+        )
     if not told.closed.get("named"):
         raise BarnraiseError(
             "G102",

@@ -11,6 +11,7 @@ import pytest
 from flower_kit import FlowerGrid, Nodes, charter, data
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
+from release_runs import released
 
 from barnraise.builtin import charter_plan
 from barnraise.coordinator import events, flower_fleet
@@ -91,6 +92,9 @@ def test_the_record_is_whole_and_says_that_nobody_signed(tmp_path: Path) -> None
     again, _ = conduct(place, nodes, charter(tmp_path))
     assert again.before and again.model == ended.model
     assert replay(place).model == ended.model
+    with pytest.raises(BarnraiseError) as refused:
+        released(place, tmp_path / "release")
+    assert refused.value.code == "G106"
 
 
 def test_the_same_model_as_in_a_simulation_where_no_draw_matters(tmp_path: Path) -> None:
