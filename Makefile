@@ -8,6 +8,7 @@ PARALLEL ?= -n 2 --dist loadfile
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE # the tests start hundreds of interpreters: compile once
 
 .PHONY: help install demo test lint types unit integration proto faults network slow bench clean
 

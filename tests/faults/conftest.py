@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import its kits and the session's; one driver; the kill matrix."""
+"""Lets the tests of this folder import its kits, the session's and others; one driver; the kill matrix."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "session"))
 sys.path.insert(0, str(Path(__file__).parent))
 

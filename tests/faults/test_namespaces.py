@@ -17,8 +17,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import hosts_kit
 import pytest
 from federation import Federation, Member, federation
+from hosts_kit import ip
 from network import Line
 
 from barnraise.coordinator import events
@@ -27,10 +29,6 @@ from barnraise.coordinator.rounds import Policy
 MEMBERS = ("ada", "bob", "cyd")
 RATE = "4mbit"
 MODEL = 1 << 19  # float32 values: 2 MiB, four seconds each way
-
-
-def ip(*words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["ip", *words], capture_output=True)
 
 
 @dataclass
@@ -78,8 +76,9 @@ def another_host(number: int) -> Iterator[Host]:
         pytest.skip("needs the right to make network namespaces")
     if shutil.which("ip") is None or shutil.which("tc") is None:
         pytest.skip("needs iproute2's `ip` and `tc` (Debian: apt-get install iproute2)")
-    name, net = f"barn{os.getpid()}-{number}", f"10.213.{77 + number}"
-    made = Host(name, name[-15:], f"{net}.1", f"{net}.2")
+    hosts_kit.clear()
+    name, net = hosts_kit.name_of(number), hosts_kit.network(200)
+    made = Host(name, name, f"{net}.{4 * number + 1}", f"{net}.{4 * number + 2}")
     if ip("netns", "add", made.name).returncode != 0:
         pytest.skip("needs a kernel that lets this process make network namespaces")
     try:
@@ -97,8 +96,7 @@ def another_host(number: int) -> Iterator[Host]:
             assert ip(*words).returncode == 0, words
         yield made
     finally:
-        ip("link", "del", made.device)  # the namespace lives as long as any process in it
-        ip("netns", "del", made.name)
+        hosts_kit.remove(made.name)
 
 
 def throttled(host: Host, rate: str = RATE) -> Host:

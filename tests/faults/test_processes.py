@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import nodes
@@ -16,6 +18,11 @@ from nodes import APPS, finished, kill, no_process_left, processes, start, until
 from barnraise.coordinator.journal import Journal
 
 NODE = "barnraise.client.node"
+SOON_TIRED = """
+from barnraise import __main__, processes
+processes.RESTARTS = 1
+raise SystemExit(__main__.main())
+"""  # the command, which gives a node up after two deaths
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +91,13 @@ def test_a_node_that_cannot_start_is_n308_with_its_last_words(tmp_path: Path) ->
     assert cut.returncode == -signal.SIGKILL
     with (place / "nodes" / "site-01" / "lock").open() as held, no_process_left(place):
         fcntl.flock(held, fcntl.LOCK_EX)
+        words = nodes.command("mean", place, "--processes")
         done = subprocess.run(
-            nodes.command("mean", place, "--processes"), capture_output=True, text=True, check=False
+            [sys.executable, "-c", SOON_TIRED, *words[3:]],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
         )
     told = json.loads(done.stdout)
     assert told["error"] == "N308"

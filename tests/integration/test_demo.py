@@ -1,4 +1,4 @@
-"""The demo through the real command: interrupted, continued, shown; and what it leaves behind.
+"""The demo through the real command: what it shows and leaves behind; interrupted and continued (slow).
 
 It is the real demo but for its charter: fewer steps and less held-out text, so that it takes seconds.
 What the README shows of it is held against what it prints.
@@ -58,11 +58,27 @@ def processes_about(home: Path) -> list[int]:
     return found
 
 
+def finish(home: Path, *options: str) -> str:
+    """What the command says, which comes to its end and leaves no process behind."""
+    done = subprocess.run(command(home, *options), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert processes_about(home) == []
+    return done.stderr
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A demo that was interrupted after its first round and then continued: its directory, what the
-    first and what the second command said."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A demo's directory, and what the command said."""
     home = tmp_path_factory.mktemp("demo") / "barnraise-demo"
+    lay_out(home)
+    return home, finish(home, "--rounds", str(ROUNDS))
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_says_what_is_kept_and_the_same_command_continues(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "barnraise-demo"
     lay_out(home)
     first = subprocess.Popen(
         command(home, "--rounds", str(ROUNDS)), stderr=subprocess.PIPE, text=True
@@ -75,35 +91,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
             first.send_signal(signal.SIGINT)
     assert first.wait() == 130, said
     assert processes_about(home) == []
-    second = subprocess.run(command(home), capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
-    assert processes_about(home) == []
-    return home, said, second.stderr
-
-
-def test_an_interrupted_demo_says_what_is_kept(finished: tuple[Path, str, str]) -> None:
-    _, first, _ = finished
-    assert "error[X103] interrupted" in first
-    assert "Traceback" not in first
-    assert "next: " in first
-
-
-def test_the_same_command_continues(finished: tuple[Path, str, str]) -> None:
-    _, first, second = finished
-    assert "round 1/2" in first
+    assert "error[X103] interrupted" in said
+    assert "Traceback" not in said
+    assert "next: " in said
+    assert "round 1/2" in said
+    second = finish(home)
     assert "round 1/2" not in second
     assert "round 2/2" in second
 
 
 def test_each_round_says_who_answered_and_how_the_loss_moved(
-    finished: tuple[Path, str, str],
+    finished: tuple[Path, str],
 ) -> None:
-    row = next(line for line in finished[2].splitlines() if line.startswith("round 2/2"))
+    row = next(line for line in finished[1].splitlines() if line.startswith("round 2/2"))
     assert " ".join(MEMBERS) in row
     assert re.search(r"loss \d\.\d{3} → \d\.\d{3} · +[\d.]+ s · +[\d.]+ MB", row)
 
 
-def test_the_metrics_are_those_of_the_journals(finished: tuple[Path, str, str]) -> None:
+def test_the_metrics_are_those_of_the_journals(finished: tuple[Path, str]) -> None:
     home = finished[0]
     metrics = json.loads((home / "metrics.json").read_text())
     assert [r["round"] for r in metrics["rounds"]] == [0, 1, 2]
@@ -116,13 +121,13 @@ def test_the_metrics_are_those_of_the_journals(finished: tuple[Path, str, str]) 
     assert metrics["gain"]["nats_per_byte"] == pytest.approx(best - metrics["together"]["loss"])
 
 
-def test_members_differ_and_share_no_text(finished: tuple[Path, str, str]) -> None:
+def test_members_differ_and_share_no_text(finished: tuple[Path, str]) -> None:
     held = [{p.read_bytes() for p in (finished[0] / "data" / m).rglob("*.py")} for m in MEMBERS]
     assert all(held)
     assert sum(map(len, held)) == len(set().union(*held))
 
 
-def test_it_leaves_a_model_a_plot_and_a_text(finished: tuple[Path, str, str]) -> None:
+def test_it_leaves_a_model_a_plot_and_a_text(finished: tuple[Path, str]) -> None:
     home = finished[0]
     size = sum(a.size for a in load_file(home / "model.safetensors").values())
     assert 200_000 < size < 1_000_000
@@ -130,7 +135,7 @@ def test_it_leaves_a_model_a_plot_and_a_text(finished: tuple[Path, str, str]) ->
     assert (home / "sample.txt").read_text().startswith("def ")
 
 
-def test_a_finished_demo_is_shown_and_not_trained_again(finished: tuple[Path, str, str]) -> None:
+def test_a_finished_demo_is_shown_and_not_trained_again(finished: tuple[Path, str]) -> None:
     home = finished[0]
     before = (home / "together" / "journal.db").stat().st_mtime_ns
     words = [sys.executable, "-m", "barnraise", "demo", "--json"]
@@ -145,11 +150,11 @@ def test_a_finished_demo_is_shown_and_not_trained_again(finished: tuple[Path, st
     assert (home / "together" / "journal.db").stat().st_mtime_ns == before
 
 
-def test_what_the_readme_shows_is_what_it_prints(finished: tuple[Path, str, str]) -> None:
-    home, first, second = finished
+def test_what_the_readme_shows_is_what_it_prints(finished: tuple[Path, str]) -> None:
+    home, text = finished
     shown = re.search(r"<!-- demo -->\n```\n(.*?)```", README.read_text(), re.DOTALL)
     assert shown is not None
-    said = (first + second).replace(str(home), home.name)
+    said = text.replace(str(home), home.name)
     printed = {shape(line) for line in said.splitlines()}
     lines = [shape(line) for line in shown.group(1).splitlines()]
     assert len(lines) > 20
@@ -158,7 +163,7 @@ def test_what_the_readme_shows_is_what_it_prints(finished: tuple[Path, str, str]
             assert line in printed, line
 
 
-def test_it_replays_without_clients(finished: tuple[Path, str, str]) -> None:
+def test_it_replays_without_clients(finished: tuple[Path, str]) -> None:
     home = finished[0]
     words = [sys.executable, "-m", "barnraise", "sim", "replay", str(home / "together"), "--json"]
     replayed = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -169,7 +174,7 @@ def test_it_replays_without_clients(finished: tuple[Path, str, str]) -> None:
     )
 
 
-def test_another_number_of_rounds_is_another_demo(finished: tuple[Path, str, str]) -> None:
+def test_another_number_of_rounds_is_another_demo(finished: tuple[Path, str]) -> None:
     refused = subprocess.run(
         command(finished[0], "--rounds", "3"), capture_output=True, text=True, check=False
     )

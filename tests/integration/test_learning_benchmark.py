@@ -31,12 +31,14 @@ def results() -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_scaffold_needs_the_fewest_rounds(results: Any) -> None:
     (cells,) = results["scaffold"]["similarity"].values()
     rounds = {m: min(c["rounds"][0] for c in by_epochs.values()) for m, by_epochs in cells.items()}
     assert rounds["scaffold"] < rounds["fedavg"] < rounds["sgd"]
 
 
+@pytest.mark.slow
 def test_codecs_save_what_they_promise_and_int8_costs_nothing(results: Any) -> None:
     rows = results["codecs"]["rows"]
     assert list(rows) == ["whole model", *CODECS]
@@ -46,12 +48,14 @@ def test_codecs_save_what_they_promise_and_int8_costs_nothing(results: Any) -> N
     assert losses["int8"] == pytest.approx(losses["whole model"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_one_attack_ends_the_mean_and_not_the_robust_rule(results: Any) -> None:
     found = results["robust"]["accuracy"]
     assert found["mean"]["IPM 10"][0] < 0.3
     assert found["NNM + trimmed mean"]["IPM 10"][0] > 0.6
 
 
+@pytest.mark.slow
 def test_diloco_sends_a_tenth_at_ten_steps(results: Any) -> None:
     whole, *others = results["diloco"]["rows"].values()
     assert others

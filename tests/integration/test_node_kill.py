@@ -14,7 +14,7 @@ from barnraise.client.node import failpoints
 
 AFTER_THE_RECEIPT = ("daemon:receipted", "daemon:forgotten")
 COMMITTED = ("daemon:committed", "daemon:delivered", *AFTER_THE_RECEIPT)
-QUICK = ("daemon:written", "daemon:committed", "daemon:forgotten", "worker:handled")
+QUICK = ("daemon:committed", "daemon:forgotten")  # more in tests/faults/test_process_kills.py
 Replies = list[tuple[str, dict[str, Any], dict[str, bytes]]]
 
 

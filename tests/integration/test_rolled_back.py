@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 APP = Path(__file__).parents[2] / "benchmarks" / "apps" / "flower_round"
 
 
@@ -19,6 +21,7 @@ def run(place: Path, kill_at: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
+@pytest.mark.slow
 def test_a_log_that_went_back_ends_the_run_with_its_evidence(tmp_path: Path) -> None:
     place, older = tmp_path / "run", tmp_path / "older"
     assert run(place, "after:12").returncode < 0

@@ -69,6 +69,7 @@ def begun(walk: Walk, app: Path) -> None:
     types(walk, "ada", "node approve AGREEMENT --dir node", "…")
 
 
+@pytest.mark.slow
 def test_a_flower_app_is_served_whatever_is_killed(walk: Walk, make_app: Any) -> None:
     app = make_app("tiny", client=CLIENT)
     begun(walk, app)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hosts_kit
+
 from barnraise.cli.main import run as barnraise
 
 BLOCK = re.compile(r"^```(console|toml)(?: (\S+))?\n(.*?)^```$|^<!-- test: (.*?) -->$", re.M | re.S)
@@ -94,18 +96,19 @@ def hosts(members: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
     A host is a network namespace from which nothing but the coordinator's machine can be reached. Where
     the machine allows none, all are on loopback.
     """
+    hosts_kit.clear()
     made: list[str] = []
-    net = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
+    net = hosts_kit.network(100)
     try:
         for number in range(len(members)):
-            if not _host(made, f"b{number}n{os.getpid()}", net, 4 * number):
+            if not _host(made, hosts_kit.name_of(number), net, 4 * number):
                 yield "127.0.0.1", {}
                 return
         run = [["ip", "netns", "exec", name] for name in made]
         yield f"{net}.1", dict(zip(members, run, strict=True))
     finally:
         for name in made:
-            _ip("netns", "del", name)
+            hosts_kit.remove(name)
 
 
 def _host(made: list[str], name: str, net: str, at: int) -> bool:
@@ -129,7 +132,7 @@ def _host(made: list[str], name: str, net: str, at: int) -> bool:
 
 
 def _ip(*words: str) -> bool:
-    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+    return hosts_kit.ip(*words).returncode == 0
 
 
 class Walk:
