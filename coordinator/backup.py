@@ -43,23 +43,33 @@ class BackUp:
 
 def back_up(root: Path, out: Path) -> BackUp:
     """Copy the federation in `root` to the new directory `out`. Raises D104 to D106, F101, F106, K101."""
-    root, out = root.absolute(), out.absolute()
+    root, out = root.resolve(), out.resolve()
     name = Description.read(root).name
     _check_free(root, out)
     part = out.with_name(f".{out.name}.part")
     with files.disk_errors(out):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True, mode=0o700)
-        if (root / COSIGNATURES).exists():
-            _copy_database(root / COSIGNATURES, part / COSIGNATURES)
-        entries, merkle_root = _copy_journal(root, part)
-        copied, linked = _copy_rest(root, part)
-        os.sync()
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
+        try:
+            entries, merkle_root, copied, linked = _copied(root, part)
+            if out.exists():
+                out.rmdir()
+            part.rename(out)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)  # the federation's keys are in it
+            raise
         files.fsync(out.parent)
     return BackUp(name, entries, merkle_root, copied, linked)
+
+
+def _copied(root: Path, part: Path) -> tuple[int, str, int, int]:
+    """Entries and Merkle root; bytes that were copied, blobs that were linked. All of it is durable."""
+    if (root / COSIGNATURES).exists():
+        _copy_database(root / COSIGNATURES, part / COSIGNATURES)
+    entries, merkle_root = _copy_journal(root, part)
+    copied, linked = _copy_rest(root, part)
+    os.sync()
+    return entries, merkle_root, copied, linked
 
 
 def _check_free(root: Path, out: Path) -> None:

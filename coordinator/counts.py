@@ -88,7 +88,8 @@ class Counts:
         if batch is None:
             return
         self.batches[batch.type, bool(body["void"])] += 1
-        self.not_taken["M109"] += len(body["set_aside"])
+        if body["set_aside"]:
+            self.not_taken["M109"] += len(body["set_aside"])
         self._tell(body["run"], phase_of(batch.type), at)
 
     def _tell(self, run: str, phase: str, at: float) -> None:

@@ -105,10 +105,11 @@ class Prover:
     def verdict(self, order: str) -> Held:
         return self._held(order)
 
-    def last(self) -> Held:
-        """The checkpoint that `ask` fixed."""
+    def last(self, seen: int) -> Held:
+        """The checkpoint that `ask` fixed; the log as it stands where that is behind what was seen."""
         with self._changed:
-            return self._last or self._held(None)
+            held = self._last
+        return held if held is not None and held.size >= seen else self._held(None)
 
     def _held(self, key: str | None, cosign: bool = False) -> Held:
         """The entry with this key under the checkpoint of now."""
@@ -218,7 +219,7 @@ class View:
         return self._shown(partial(self._prover.verdict, order))
 
     def last(self) -> pb.Evidence:
-        return self._shown(self._prover.last)
+        return self._shown(partial(self._prover.last, self._size))
 
     def _shown(self, take: Callable[[], Held]) -> pb.Evidence:
         try:

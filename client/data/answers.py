@@ -144,6 +144,10 @@ _NEEDED = (
 _PROSE = (
     "title",
     "description",
+    "organisation",
+    "url",
+    "version",
+    "languages",
     "collected",
     "sensitive",
     "biases",

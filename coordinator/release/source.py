@@ -59,7 +59,7 @@ class Source:
 
 @contextmanager
 def opened(root: Path, run: str | None) -> Iterator[Source]:
-    """The run called `run` (its name or its id) in `root`, by default the newest that is closed.
+    """The run called `run` (its name or its id) in `root`, by default the newest that finished.
 
     Raises L101, D105, D106, F113, G101.
     """
@@ -99,7 +99,7 @@ def _of_simulation(root: Path, log: Log) -> tuple[str, Path]:
 
 
 def _of_federation(root: Path, log: Log, run: str | None) -> tuple[str, Path]:
-    """By name or id; by default the last that was closed."""
+    """By name or id; by default the last that was closed and not aborted."""
     known: dict[str, tuple[str, Path]] = {}
     for path in sorted((root / "runs").glob("*/source.json")):
         with files.disk_errors(path):
@@ -111,7 +111,7 @@ def _of_federation(root: Path, log: Log, run: str | None) -> tuple[str, Path]:
                 return found
         raise no_such_run(run, list(known))
     closed = [(log.find(f"run.closed {found[0]}"), found) for found in known.values()]
-    done = [(index, found) for index, found in closed if index is not None]
+    done = [(i, found) for i, found in closed if i is not None and not _aborted(log, i)]
     if not done:
         raise BarnraiseError(
             "G101",
@@ -120,3 +120,8 @@ def _of_federation(root: Path, log: Log, run: str | None) -> tuple[str, Path]:
             next="barnraise run list",
         )
     return max(done)[1]
+
+
+def _aborted(log: Log, index: int) -> bool:
+    body = Entry.decode(log.entry(index)).body
+    return bool(body.get("report", {}).get("aborted"))

@@ -125,7 +125,14 @@ def test_a_place_in_use_is_refused(federation: Federation, tmp_path: Path, name:
     assert names(tmp_path) == before
 
 
-def test_a_copy_that_was_cut_short_bears_no_name(
+def test_a_link_into_the_federation_is_no_way_round(federation: Federation, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(federation.root)
+    with pytest.raises(BarnraiseError) as error:
+        back_up(federation.root, tmp_path / "link" / "copy")
+    assert error.value.code == "K101"
+
+
+def test_a_copy_that_was_cut_short_leaves_nothing(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from barnraise.coordinator import backup
@@ -138,6 +145,6 @@ def test_a_copy_that_was_cut_short_bears_no_name(
         with pytest.raises(BarnraiseError) as error:
             back_up(federation.root, tmp_path / "copy")
     assert error.value.code == "D104"
-    assert not (tmp_path / "copy").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]  # what was begun holds keys
     assert back_up(federation.root, tmp_path / "copy").entries == 4
     assert not list(tmp_path.glob(".copy*"))

@@ -129,3 +129,16 @@ def test_a_directory_without_a_status_is_d103(tmp_path: Path, text: str | None) 
     with pytest.raises(BarnraiseError) as caught:
         read(tmp_path)
     assert caught.value.code == "D103"
+
+
+def test_a_wait_is_told_by_how_long_it_has_lasted_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing happens while a run waits, so nothing is written: the reader reckons."""
+    monkeypatch.setattr("barnraise.cli.status.time.time", lambda: 1000.0)
+    told = StatusFile(tmp_path)
+    told(events.Waiting("the run", ("ada",), 0, 2.0, None, "it starts then"))
+    monkeypatch.setattr("barnraise.cli.status.time.time", lambda: 1600.0)
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "since 10" in read(tmp_path)["waiting"]

@@ -114,7 +114,9 @@ def test_the_same_again_is_the_same_and_another_salt_another_root(data: Path) ->
     assert other.statement.root != statement_of(data).statement.root
 
 
-@pytest.mark.parametrize("key", ["description", "collected", "biases", "legal_basis"])
+@pytest.mark.parametrize(
+    "key", ["description", "collected", "biases", "legal_basis", "organisation"]
+)
 def test_an_answer_that_quotes_the_data_is_refused(data: Path, key: str) -> None:
     long = (
         "It was a long and quiet night, and the ward slept, all but the nurse who wrote this down."

@@ -190,3 +190,10 @@ def test_a_form_that_there_is_not_is_refused() -> None:
     with pytest.raises(BarnraiseError) as error:
         lines.choose("xml")
     assert error.value.code == "X102"
+
+
+def test_no_code_is_told_of_where_nothing_was_set_aside() -> None:
+    counts = Counts()
+    for one in [*ROUND[:2], REST[0]]:
+        counts.see(one)
+    assert not counts.not_taken

@@ -6,7 +6,7 @@ A fold over events, with the time as an argument; drawn by `now`, kept on disk b
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from barnraise.cli import words
@@ -130,6 +130,14 @@ class Picture:
         if self.full is not None:
             return self.full.text
         return self.waiting.said(now - self.told) if self.waiting is not None else None
+
+    def waits(self, now: float) -> dict[str, Any] | None:
+        """For whom it waits, as the fields of `events.Waiting` at this time; else None."""
+        if self.full is not None or self.waiting is None:
+            return None
+        later, one = now - self.told, self.waiting
+        left = one.left - later if one.left is not None else None
+        return {**asdict(one), "waited": one.waited + later, "left": left}
 
     def _batch_dict(self, now: float) -> dict[str, Any] | None:
         if self.batch is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,9 +110,11 @@ def publisher(source: Source) -> Callable[[Mapping[str, Any]], Publisher]:
 def _by_server(source: Source) -> Publisher:
     """Whoever serves the federation appends, and asks the members that attend to cosign."""
     from barnraise.cli.asked import ask
+    from barnraise.cli.watch import say
     from barnraise.coordinator.release.publish import body_of
 
     def publish(manifest: Manifest) -> bytes:
+        say(_waits(ask(source.root, "members")["members"]))
         answer = ask(
             source.root,
             "release.publish",
@@ -125,6 +127,17 @@ def _by_server(source: Source) -> Publisher:
         return base64.b64decode(answer["checkpoint"])
 
     return publish
+
+
+def _waits(members: Sequence[Mapping[str, Any]]) -> str:
+    """For whom a release waits, how long, and what happens then."""
+    there = [one["member"] for one in members if one.get("state", "absent") != "absent"]
+    absent = [one["member"] for one in members if one["status"] == "member"]
+    absent = [name for name in absent if name not in there]
+    return (
+        f"waits {WITNESSED:.0f} s at most for a quorum of the run's members to cosign it, and ends with G104"
+        f" without; attending: {', '.join(there) or 'nobody'}; absent: {', '.join(absent) or 'nobody'}"
+    )
 
 
 def _comparison(path: Path | None) -> dict[str, Any] | None:

@@ -55,7 +55,12 @@ class StatusFile:
         self._timer, self._written = None, now
         temp = self._directory / ".status.json.new"
         try:
-            temp.write_text(json.dumps({"at": time.time(), **self._picture.as_dict(now)}))
+            told = {
+                "at": time.time(),
+                **self._picture.as_dict(now),
+                "waits": self._picture.waits(now),
+            }
+            temp.write_text(json.dumps(told))
             temp.rename(self._directory / "status.json")
         except OSError:
             return
@@ -73,7 +78,10 @@ def read(directory: Path) -> dict[str, Any]:
             next="give the --dir of a run",
         ) from None
     told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
-    return {"ok": True, "running": _is_locked(directory / "lock"), **told}
+    running, waits = _is_locked(directory / "lock"), told.pop("waits", None)
+    if running and waits is not None:
+        told["waiting"] = events.Waiting(**waits).said(told["age"])
+    return {"ok": True, "running": running, **told}
 
 
 def _is_locked(path: Path) -> bool:

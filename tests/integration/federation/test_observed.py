@@ -115,3 +115,16 @@ def test_a_node_that_does_not_run_is_not_well(tmp_path: Path) -> None:
     assert status == 503 and str(tmp_path) not in line
     assert json.loads(line)["why"] == "the node has not begun to attend, or ends"
     assert told["node_connected"] == 0 and told["node_today_rounds"] == 0
+
+
+def test_a_question_that_comes_a_byte_at_a_time_keeps_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listen, "PATIENCE", 0.3)
+    with (
+        listen.listening("0", {}) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as slow,
+    ):
+        slow.settimeout(5)
+        slow.sendall(b"GET /h")
+        assert slow.recv(1) == b""

@@ -232,3 +232,12 @@ def test_what_a_prover_remembers_is_bounded(house: House) -> None:
         assert view.order(batch).entry
     assert len(prover._batches) == BATCHES
     assert view.order(0).entry
+
+
+def test_a_node_that_has_seen_more_than_was_asked_about_is_shown_no_older_log(house: House) -> None:
+    prover = Prover(house.reader, RUN, {"ada": member("ada").public_key}, house.blobs.kept)
+    asked = prover.ask()
+    assert prover.view(asked).last().checkpoint.split(b"\n")[1] == str(asked).encode()
+    house.log.write(("batch.sent", {"batch": 1}))
+    later = prover.view(asked + 1).last()
+    assert later.checkpoint.split(b"\n")[1] == str(asked + 1).encode()
