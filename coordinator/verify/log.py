@@ -175,6 +175,6 @@ def check_witnesses(
     check.saw(f"cosigned by {', '.join(sorted(names))}; {needed} of {len(members)} must")
     if len(members) < 4:
         check.saw(
-            f"with {len(members)} members one that colludes with the coordinator defeats this"
+            f"below 4 members (here {len(members)}) one that colludes with the coordinator defeats this"
         )
     return check, sorted(names)

@@ -236,6 +236,15 @@ def test_a_policy_pins(honest: Path) -> None:
             Policy.parse(wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("[log]\nkey = 3", "log.key is not text"), ("[members]\na = 'zz'", "members.a is not 64 hex")],
+)
+def test_a_policy_says_what_is_wrong_with_a_key(text: str, why: str) -> None:
+    with pytest.raises(PolicyError, match=why):
+        Policy.parse(text)
+
+
 def test_verification_imports_neither_torch_nor_flwr_nor_numpy() -> None:
     code = (
         "import sys, barnraise.cli.verify_work, barnraise.cli.main;"
