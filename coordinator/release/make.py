@@ -5,8 +5,11 @@ gather, write, publish, then the log's tiles and the signature; the same run giv
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,25 +58,51 @@ def make(
     """Write the release of `source` to `out`, which must not be there. `publisher` is given the body of
     `run.opened`.
 
-    Raises D101 where `out` exists, D104, D106, G102 to G105, L103.
+    Raises D101 where `out` exists, D102 where another command writes it, D104, D106, G102 to G105, L103.
     """
     _check_free(out)
     found = gather(source)
     stated = statements(source)
     told_of = facts(source, found, stated.facts, comparison)
     partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with alone(partial):
         made = _written(source, found, told_of, stated.files, partial, told)
         note = published(source, made, publisher(found.telling.opened))
         _put_log(source, note, Writer(partial, 0))
         _sign(source, partial, note)
         partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Released(out, made, note, told_of)
+
+
+@contextmanager
+def alone(partial: Path) -> Iterator[None]:
+    """An empty directory that no other process writes to; removed where what is done in it fails.
+    D102 where another does."""
+    partial.mkdir(parents=True, exist_ok=True)
+    held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _lock(held, partial)
+        try:
+            for left in partial.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(held)
+
+
+def _lock(held: int, partial: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BarnraiseError(
+            "D102",
+            f"another command is writing {partial}",
+            "it is locked",
+            next="wait until that has ended, or give another path",
+        ) from None
 
 
 def _check_free(out: Path) -> None:

@@ -23,11 +23,13 @@ from barnraise.protocols.witnessing import quorum
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+_BUNDLES = f"{release.LOG}tile/entries/"
 MOST = 50  # entries against which something is told
 
 
-def open_log(read: Read, key: str) -> tuple[Check, Signed | None]:
-    """The signed checkpoint, if it is one by the log with this verifier key."""
+def open_log(read: Read, key: str, found: Mapping[str, int]) -> tuple[Check, Signed | None]:
+    """The signed checkpoint, if it is one by the log with this verifier key, and the release has tiles for
+    as many entries as it claims. `found` maps paths to bytes."""
     check = Check("checkpoint", "V107")
     note = read(release.CHECKPOINT)
     try:
@@ -35,9 +37,14 @@ def open_log(read: Read, key: str) -> tuple[Check, Signed | None]:
             raise NoteError("not there, or too large to be read")
         signed = notes.open_checkpoint(note, key)
     except (NoteError, ValueError) as error:
-        check.wrong(release.CHECKPOINT, f"it is {error}")
+        check.wrong(release.CHECKPOINT, str(error))
         return check, None
     held = signed.checkpoint
+    bundles = sum(path.startswith(_BUNDLES) for path in found)
+    if held.size > bundles * tiles.WIDTH:
+        why = f"it is of {held.size} entries, of which {bundles} tiles cannot hold more than"
+        check.wrong(release.CHECKPOINT, f"{why} {bundles * tiles.WIDTH}")
+        return check, None
     check.saw(
         f"{held.size} entries of {held.origin}, root {held.root.hex()}, signed by the log's key"
     )
@@ -168,6 +175,6 @@ def check_witnesses(
     check.saw(f"cosigned by {', '.join(sorted(names))}; {needed} of {len(members)} must")
     if len(members) < 4:
         check.saw(
-            f"with {len(members)} members one that colludes with the coordinator defeats this"
+            f"below 4 members (here {len(members)}) one that colludes with the coordinator defeats this"
         )
     return check, sorted(names)

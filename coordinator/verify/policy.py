@@ -10,6 +10,7 @@ Every key may be left out; one that does not exist is an error. Pure: text in, r
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,8 +79,8 @@ def _log_key(value: Any) -> str:
     if value is None:
         return ""
     try:
-        notes.parse_verifier_key(value)
-    except (ValueError, AttributeError) as error:
+        notes.parse_verifier_key(_text(value))
+    except ValueError as error:
         raise PolicyError(f"log.key is {error}") from None
     return str(value)
 
@@ -89,17 +90,22 @@ def _member_key(name: str, value: Any) -> str:
     try:
         if not is_name(name):
             raise ValueError("no member's name")
-        if "+" not in value:
-            key = bytes.fromhex(value)
-            if len(key) != 32 or key.hex() != value:
-                raise ValueError("not 64 hex digits")
-            return key.hex()
+        if "+" not in _text(value):
+            if not re.fullmatch("[0-9a-f]{64}", value):
+                raise ValueError("not 64 hex digits in lower case")
+            return str(value)
         whose, key = notes.parse_cosigner_key(value)
         if whose != name:
             raise ValueError(f"the key of {whose}")
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise PolicyError(f"members.{name} is {error}") from None
     return key.hex()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not text")
+    return value
 
 
 def _count(name: str, value: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -65,7 +66,8 @@ def verify(root: Path, trusted: Policy | None = None, progress: Progress | None 
 
 
 class _Verification:
-    """One verification. `_digests` are the SHA-256 (hex) of files that were read whole."""
+    """One verification. `_digests` are the SHA-256 (hex) of files that were read whole; in the end, "" of
+    those that are too large for what they should be."""
 
     def __init__(self, root: Path, trusted: Policy | None, progress: Progress) -> None:
         self._bundle, self._trusted, self._progress = Bundle(root), trusted, progress
@@ -79,9 +81,9 @@ class _Verification:
         if manifest is None:
             return self._done
         self._done.manifest = manifest
-        opened, signed = log.open_log(self._read, manifest.log)
+        opened, signed = log.open_log(self._read, manifest.log, self._found)
         self._files(manifest, signed)
-        self._hash(list(manifest.files))
+        self._hash({path: held for path, (held, _) in manifest.files.items()})
         self._add(files.check_digests(self._digests, manifest))
         self._add(opened)
         if signed is None:
@@ -141,9 +143,14 @@ class _Verification:
             check.wrong(path, why)
         self._add(check)
 
-    def _hash(self, paths: list[str]) -> None:
-        """Hash the files that are there, in pieces."""
-        paths = [path for path in paths if path in self._found and path not in self._digests]
+    def _hash(self, sizes: Mapping[str, int]) -> None:
+        """Hash the files that are there, in pieces; one with more bytes than `sizes` has of it is passed
+        over, since reading it could take for ever."""
+        paths = [
+            path
+            for path, most in sizes.items()
+            if path not in self._digests and self._found.get(path, most + 1) <= most
+        ]
         total, done = sum(self._found[path] for path in paths), 0
         for path in paths:
             state = hashlib.sha256()
@@ -196,5 +203,7 @@ class _Verification:
 
     def _seal(self, manifest: Manifest) -> None:
         if manifest.signer:
-            self._hash([path for path in self._found if path != release.SIGNATURE])
+            others = [path for path in self._found if path != release.SIGNATURE]
+            self._hash({path: MAX_SMALL for path in others if path not in manifest.files})
+            self._digests = dict.fromkeys(others, "") | self._digests
         self._add(check_seal(manifest, self._read(release.SIGNATURE), self._digests))

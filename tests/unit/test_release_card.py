@@ -224,3 +224,10 @@ def test_addresses_of_known_licences_are_read() -> None:
 
 def test_a_table_is_a_table() -> None:
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_a_simulation_does_not_claim_hardware_of_its_members() -> None:
+    text = card(dataclasses.replace(release_kit.private(), federation="sim"))["README.md"].decode()
+    assert "was a simulation" in text
+    assert "own hardware" not in text
+    assert "own hardware" in card(release_kit.private())["README.md"].decode()

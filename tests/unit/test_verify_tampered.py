@@ -7,17 +7,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pymerkle import InmemoryTree
 
+from barnraise.cli import verify_work
 from barnraise.coordinator.release.bundle import Bundle
 from barnraise.coordinator.verify.policy import Policy, PolicyError
 from barnraise.coordinator.verify.run import verify
 from barnraise.protocols import notes
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.release import Manifest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "verify_release.py"
@@ -180,6 +184,42 @@ def test_the_script_finds_the_core_of_it(copy: Path) -> None:
     assert script(copy) != 0
 
 
+def test_a_file_of_a_terabyte_is_told_and_not_read(copy: Path) -> None:
+    for path in ("model.safetensors", "log/tile/entries/000.p/7", "more"):
+        with (copy / path).open("ab") as file:
+            file.truncate(1 << 40)
+    found = verify(copy, progress=lambda what, done, total: bounded(total))
+    assert {"model.safetensors", "more"} <= {fault.where for fault in found.faults}
+
+
+def bounded(total: int) -> None:
+    assert total < 1 << 30
+
+
+def test_a_checkpoint_of_more_entries_than_there_are_tiles_costs_nothing(copy: Path) -> None:
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    log = notes.verifier_key("evil/log", key.public_key().public_bytes_raw())
+    note = notes.sign_checkpoint(key, notes.Checkpoint("evil/log", 1 << 62, bytes(32)))
+    (copy / "log/checkpoint").write_bytes(note)
+    path = copy / "manifest.json"
+    path.write_bytes(replace(Manifest.decode(path.read_bytes()), log=log).encode())
+    assert "log/checkpoint" in places(copy)
+
+
+def test_what_a_manifest_says_does_not_reach_the_terminal_raw(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "manifest.json"
+    manifest = replace(Manifest.decode(path.read_bytes()), run="\x1b[2J\x9b2J\nhonest")
+    path.write_bytes(manifest.encode())
+    with pytest.raises(BarnraiseError) as raised:
+        verify_work.verify(copy, None)
+    told = capsys.readouterr().err + str(raised.value)
+    assert "\\x1b[2J" in told
+    assert all(line.isprintable() for line in told.split("\n"))
+    assert "\nhonest" not in told
+
+
 def test_a_policy_pins(honest: Path) -> None:
     found = verify(honest)
     assert found.manifest is not None
@@ -194,6 +234,15 @@ def test_a_policy_pins(honest: Path) -> None:
     for wrong in ("[log]\nkei = 1", "[x]\n", "log = 1", '[members]\nA = "00"', "["):
         with pytest.raises(PolicyError):
             Policy.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("[log]\nkey = 3", "log.key is not text"), ("[members]\na = 'zz'", "members.a is not 64 hex")],
+)
+def test_a_policy_says_what_is_wrong_with_a_key(text: str, why: str) -> None:
+    with pytest.raises(PolicyError, match=why):
+        Policy.parse(text)
 
 
 def test_verification_imports_neither_torch_nor_flwr_nor_numpy() -> None:

@@ -57,6 +57,10 @@ Openness Framework), `eu-summary.md`, `data/` (Croissant), `log/` (the transpare
 """
 
 
+SIMULATED = "sim"
+"""The federation's name in a simulation's log."""
+
+
 def body(facts: Facts) -> str:
     """All sections, each with its heading, in order."""
     sections = (
@@ -79,11 +83,18 @@ def _what(facts: Facts) -> str:
     if facts.terms.description:
         paragraphs.append(markdown(facts.terms.description))
     together = f"{count(len(facts.members), 'member')} of the federation {code(facts.federation)}"
-    alone = " together, each on its own hardware and its own data" if len(facts.members) > 1 else ""
+    simulated = facts.federation == SIMULATED
+    several = len(facts.members) > 1 and not simulated
+    alone = " together, each on its own hardware and its own data" if several else ""
     paragraphs.append(
         f"Trained by {together}{alone}, in {count(_rounds(facts), 'round')} of the run "
         f"{code(facts.run)}, from {facts.opened_at[:10]} to {facts.closed_at[:10]}."
     )
+    if simulated:
+        paragraphs.append(
+            "This run was a simulation: one person stood for all members, on one machine, with data that "
+            "was all in one place."
+        )
     licence = code(facts.licence) if facts.licence else "**none was stated**"
     rows = [
         ("Parameters", f"{facts.parameters:,} in {count(len(facts.tensors), 'tensor')}"),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from barnraise.cli import words
 from barnraise.coordinator.verify.findings import Check
 from barnraise.coordinator.verify.log import Progress
 from barnraise.coordinator.verify.policy import Policy, PolicyError
@@ -70,7 +71,7 @@ def failed(directory: Path, found: Verified) -> BarnraiseError:
     return BarnraiseError(
         faults[0].code,
         f"{directory} is not a release that holds: {failed[0]}",
-        "\n".join([*(f"{fault.code} {fault}" for fault in faults[:_MOST]), *more]),
+        "\n".join([*(words.plain(f"{fault.code} {fault}") for fault in faults[:_MOST]), *more]),
         next="do not use it; ask the federation for the release again",
     )
 
@@ -89,7 +90,7 @@ def _policy(path: Path) -> Policy:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{words.plain(line)}\n")
 
 
 @contextmanager

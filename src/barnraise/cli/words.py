@@ -8,6 +8,13 @@ from typing import Any
 FEW = 8  # more names than this are counted
 
 
+def plain(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal would obey: what others wrote, shown."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def size(count: int) -> str:
     """`480 B`, `6.0 MB`, `12 MB`, `1.5 GB`: decimal units."""
     value = float(count)
