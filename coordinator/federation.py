@@ -25,7 +25,7 @@ from barnraise.coordinator.log import Log
 from barnraise.protocols import files
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.identity import is_name
+from barnraise.protocols.identity import SIMULATED, is_name
 from barnraise.protocols.invite import split_address
 
 DESCRIPTION = "federation.toml"
@@ -122,6 +122,13 @@ def found(root: Path, name: str, host: str, listen: str | None = None) -> Descri
     """
     if not is_name(name):
         Authority.open(root / "federation", name)  # says what is wrong with it
+    if name == SIMULATED:
+        raise BarnraiseError(
+            "N117",
+            f"a federation cannot be called {name}",
+            "simulations are, and whoever reads a release must be able to tell them apart",
+            next="give another name",
+        )
     if (root / DESCRIPTION).exists():
         raise BarnraiseError(
             "F104",

@@ -238,6 +238,11 @@ class Floor:
 
     # --- the process -------------------------------------------------------------------------------
 
+    def end(self) -> None:
+        """The process is about to end, or to begin anew: whoever waits for members here is let go."""
+        if self._here is not None:
+            self._here.end()
+
     def anew(self) -> None:
         with self._bell:
             self._anew = True

@@ -80,6 +80,7 @@ class Prover:
         self._asked: OrderedDict[int, set[str]] = OrderedDict()  # size -> who has cosigned it
         self._asked_at = float("-inf")
         self._last: Held | None = None
+        self._ended = False
         log.expect(self._members, quorum(len(self._members)))
 
     def view(self, size: int) -> View:
@@ -183,7 +184,9 @@ class Prover:
     def missing(self, size: int, names: set[str], seconds: float) -> set[str]:
         """Who of these has not cosigned the checkpoint of this size, at the latest after `seconds`."""
         with self._changed:
-            self._changed.wait_for(lambda: names <= self._asked.get(size, set()), seconds)
+            self._changed.wait_for(
+                lambda: self._ended or names <= self._asked.get(size, set()), seconds
+            )
             return names - self._asked.get(size, set())
 
     def gathered(self, size: int, names: set[str], needed: int, seconds: float) -> set[str]:
@@ -196,7 +199,13 @@ class Prover:
             return names & self._asked.get(size, set())
 
     def _enough(self, size: int, names: set[str], needed: int) -> bool:
-        return len(names & self._asked.get(size, set())) >= needed
+        return self._ended or len(names & self._asked.get(size, set())) >= needed
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 class View:

@@ -38,9 +38,10 @@ from barnraise.protocols import flower
 from barnraise.protocols.apps import app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
+from barnraise.protocols.identity import SIMULATED
 from barnraise.protocols.randomness import commitment, derive
 
-FEDERATION = "sim"
+FEDERATION = SIMULATED
 STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
 
 

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from barnraise.protocols.canonical import digest_of
 from barnraise.protocols.randomness import derive
 
+SIMULATED = "sim"
+"""The federation of every simulation; no other may be called so."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 from barnraise.protocols.agreements import Agreement
 from barnraise.protocols.charter import Charter, ReleaseSection
+from barnraise.protocols.identity import SIMULATED
 from barnraise.protocols.telling import RoundTold
+
+SIMULATION = (
+    "This run was a simulation: one person stood for all members, on one machine, with data that was all in "
+    "one place."
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class Facts:
     versions: Mapping[str, str]
     comparison: Mapping[str, Any] | None = None
     clause: str = "barnraise verify DIR"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether one person stood for all members, on one machine."""
+        return self.federation == SIMULATED
 
     @property
     def title(self) -> str:

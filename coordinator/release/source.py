@@ -74,7 +74,8 @@ def opened(root: Path, run: str | None) -> Iterator[Source]:
                 "G101",
                 f"the run {run or id_} is not finished",
                 "its log has no run.closed",
-                next="let it finish; `barnraise run watch` shows where it is",
+                next="let it finish: "
+                + ("the same `barnraise sim run` again" if simulation else "barnraise run watch"),
             )
         yield Source(root, log, shelf, id_, app, simulation)
 

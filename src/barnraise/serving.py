@@ -71,8 +71,11 @@ def _between(federation: Federation, shown: Shown, sizes: Sizes) -> dict[str, An
     operator = Operator(federation, floor, sizes)
     asked = _asked(federation, operator)
     with shown.beside(operator, floor), floor.between_runs(), asked, shown.table(operator) as draw:
-        while not floor.wait_anew(LOOK):
-            draw()
+        try:
+            while not floor.wait_anew(LOOK):
+                draw()
+        finally:
+            floor.end()
     return {"run": None}
 
 

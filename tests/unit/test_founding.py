@@ -78,6 +78,7 @@ def test_nothing_is_founded_where_something_else_is(tmp_path: Path) -> None:
     assert code_of(found, tmp_path, "neighbours", "127.0.0.1") == "D101"
     assert code_of(lambda: opened(tmp_path).__enter__()) == "F101"
     assert code_of(found, tmp_path / "f", "No Name", "127.0.0.1") == "N117"
+    assert code_of(found, tmp_path / "f", "sim", "127.0.0.1") == "N117"
 
 
 def test_the_template_is_a_charter(tmp_path: Path) -> None:

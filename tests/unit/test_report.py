@@ -24,6 +24,7 @@ from barnraise.coordinator.release.documents.report.story import Story
 from barnraise.coordinator.release.documents.report.thin import off, thinned
 from barnraise.coordinator.release.facts import Facts
 from barnraise.protocols.charter import Charter, ReleaseSection
+from barnraise.protocols.identity import SIMULATED
 
 VOID = {"meta"}
 LOADING = {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"}
@@ -265,7 +266,7 @@ def test_it_says_plainly_whether_together_won(better: float, said: str) -> None:
 
 
 def test_a_simulation_is_called_one() -> None:
-    assert story.SIMULATED == simulate.FEDERATION
+    assert SIMULATED == simulate.FEDERATION
     assert "Simulated." in tree(replace(some_facts(), federation="sim")).all("header")[0].words()
     assert "Simulated." not in tree(some_facts()).all("header")[0].words()
 

@@ -15,7 +15,7 @@ from barnraise.coordinator.release.documents.markup import (
     table,
 )
 from barnraise.coordinator.release.documents.stated import Stated, data_are_open
-from barnraise.coordinator.release.facts import Facts, MemberFacts
+from barnraise.coordinator.release.facts import SIMULATION, Facts, MemberFacts
 from barnraise.protocols.telling import RoundTold
 
 MOST_ROWS = 60  # of rounds; what is left out is in metrics.json
@@ -57,10 +57,6 @@ Openness Framework), `eu-summary.md`, `data/` (Croissant), `log/` (the transpare
 """
 
 
-SIMULATED = "sim"
-"""The federation's name in a simulation's log."""
-
-
 def body(facts: Facts) -> str:
     """All sections, each with its heading, in order."""
     sections = (
@@ -83,18 +79,14 @@ def _what(facts: Facts) -> str:
     if facts.terms.description:
         paragraphs.append(markdown(facts.terms.description))
     together = f"{count(len(facts.members), 'member')} of the federation {code(facts.federation)}"
-    simulated = facts.federation == SIMULATED
-    several = len(facts.members) > 1 and not simulated
+    several = len(facts.members) > 1 and not facts.simulated
     alone = " together, each on its own hardware and its own data" if several else ""
     paragraphs.append(
         f"Trained by {together}{alone}, in {count(_rounds(facts), 'round')} of the run "
         f"{code(facts.run)}, from {facts.opened_at[:10]} to {facts.closed_at[:10]}."
     )
-    if simulated:
-        paragraphs.append(
-            "This run was a simulation: one person stood for all members, on one machine, with data that "
-            "was all in one place."
-        )
+    if facts.simulated:
+        paragraphs.append(SIMULATION)
     licence = code(facts.licence) if facts.licence else "**none was stated**"
     rows = [
         ("Parameters", f"{facts.parameters:,} in {count(len(facts.tensors), 'tensor')}"),

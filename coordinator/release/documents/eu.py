@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from barnraise.coordinator.release.documents.markup import code, count, markdown, table
-from barnraise.coordinator.release.facts import DataFacts, Facts, MemberFacts
+from barnraise.coordinator.release.facts import SIMULATION, DataFacts, Facts, MemberFacts
 
 PATH = "eu-summary.md"
 BLANK = "**not stated**"
@@ -79,6 +79,8 @@ def _rows(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _general(facts: Facts, stated: Sequence[Stated]) -> Iterator[str]:
+    if facts.simulated:
+        yield SIMULATION
     yield "## 1. General information"
     yield "### 1.1 Provider"
     members = [

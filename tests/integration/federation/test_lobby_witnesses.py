@@ -82,6 +82,14 @@ def test_too_few_and_false_signatures_are_no_quorum(house: House) -> None:
     assert (done.note, done.names, done.needed) == (None, ("ada",), 2)
 
 
+def test_whoever_waits_is_let_go_when_the_process_ends(house: House) -> None:
+    ada, _ = welcomed(house, "ada")
+    waiting = ask(house, 600.0)
+    asked(house, ada)
+    house.floor.end()
+    assert waiting.result(SOON).note is None
+
+
 def test_a_release_of_a_run_that_never_was_leaves_no_entry(house: House) -> None:
     before = house.types()
     digest = "sha256:" + "00" * 32

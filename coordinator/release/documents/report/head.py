@@ -5,10 +5,10 @@ from __future__ import annotations
 from barnraise.coordinator.release.documents.report import numbers
 from barnraise.coordinator.release.documents.report.markup import Element, tag
 from barnraise.coordinator.release.documents.report.story import Story
+from barnraise.coordinator.release.facts import SIMULATION
 
 _SIMULATED = (
-    "This run was a simulation: one person stood for all members, on one machine, with data that was all in"
-    " one place. Its signatures show that the record is whole, not that institutions took part."
+    f"{SIMULATION} Its signatures show that the record is whole, not that institutions took part."
 )
 
 

@@ -12,8 +12,6 @@ from barnraise.coordinator.release.documents.report import numbers
 from barnraise.coordinator.release.facts import Facts, MemberFacts
 from barnraise.protocols.telling import RoundTold
 
-SIMULATED = "sim"
-"""The federation's name in a simulation's log."""
 CONTEXT = 128
 """Bytes that a causal-lm looks back on where its charter does not say."""
 _COUNTS = frozenset({"num-examples", "num_examples", "steps"})
@@ -125,7 +123,7 @@ class Story:
 
     @property
     def simulated(self) -> bool:
-        return self.facts.federation == SIMULATED
+        return self.facts.simulated
 
     @property
     def who(self) -> str:
