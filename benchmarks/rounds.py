@@ -48,7 +48,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--flower-rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that Flower may take")
     parser.add_argument("--where", help="where the runs are kept meanwhile")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.rounds < 3:
+        parser.error("--rounds is 3 at least: the first ones warm up")
+    return args
 
 
 def measured(args: argparse.Namespace, where: Path) -> dict[str, Any]:
