@@ -78,8 +78,7 @@ def state(
             progress,
         )
     _say(*_shown(one))
-    if not yes:
-        typer.confirm(f"sign this as {membership.member}, for everybody to read?", abort=True)
+    site.confirm(f"sign this as {membership.member}, for everybody to read?", yes=yes)
     kept.keep(home, one, directory.absolute(), section, time.time())
     running = site.tell(home, "look") is not None
     _say(f"signed: {one.statement.digest}")

@@ -174,8 +174,7 @@ def leave(
 
     home = site.home_of(given)
     membership = membership_of(home)
-    if not yes:
-        typer.confirm(f"{membership.member} leaves {membership.federation} for good?", abort=True)
+    site.confirm(f"{membership.member} leaves {membership.federation} for good?", yes=yes)
     leaving.leave(home, datetime.now(UTC).isoformat(timespec="seconds"))
     running = site.tell(home, "look") is not None
     gone = running and _until_left(home)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import click
+import typer
 
 from barnraise.cli import words
 from barnraise.cli.asked import asked
@@ -172,3 +176,22 @@ def lines(told: Said) -> list[str]:
     if told["policy"]["fault"]:
         rows.append(f"  policy.toml: {told['policy']['fault'].splitlines()[0]}")
     return rows
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask a person, unless `--yes` was given; X102 where nobody answers."""
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(question)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise BarnraiseError(
+            "X102",
+            "this asks before it acts, and nobody answered",
+            question,
+            next="the same command with --yes, once you have read what it shows",
+        ) from None
+    if not agreed:
+        raise click.Abort
