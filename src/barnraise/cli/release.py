@@ -115,15 +115,18 @@ def _by_server(source: Source) -> Publisher:
 
     def publish(manifest: Manifest) -> bytes:
         say(_waits(ask(source.root, "members")["members"]))
-        answer = ask(
-            source.root,
-            "release.publish",
-            seconds=WITNESSED + 30,
-            offline=False,
-            run=manifest.run,
-            patience=WITNESSED,
-            **body_of(manifest),
-        )
+        said = {"run": manifest.run, "patience": WITNESSED, **body_of(manifest)}
+        try:
+            answer = ask(
+                source.root, "release.publish", seconds=WITNESSED + 30, offline=False, **said
+            )
+        except KeyboardInterrupt:
+            raise BarnraiseError(
+                "X103",
+                "interrupted while members cosign",
+                changed="the log names the release, which nobody can take back; OUT was not written",
+                next="the same command again: it goes on with what is cosigned by then",
+            ) from None
         return base64.b64decode(answer["checkpoint"])
 
     return publish
