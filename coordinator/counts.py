@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from barnraise.coordinator.rounds import category_of
 from barnraise.protocols.entries import Entry
+from barnraise.protocols.telling import code_aside
 
 OTHER = "other"  # of the phases: neither waiting for members nor closed, such as aggregating and sealing
-
-
-def phase_of(type_: str) -> str:
-    """`train`, `evaluate` or `query`: what a batch of Flower's message type is for."""
-    return type_.partition(".")[0]
 
 
 @dataclass
@@ -88,9 +85,8 @@ class Counts:
         if batch is None:
             return
         self.batches[batch.type, bool(body["void"])] += 1
-        if body["set_aside"]:
-            self.not_taken["M109"] += len(body["set_aside"])
-        self._tell(body["run"], phase_of(batch.type), at)
+        self.not_taken.update(code_aside(reason) for reason in body["set_aside"].values())
+        self._tell(body["run"], category_of(batch.type), at)
 
     def _tell(self, run: str, phase: str, at: float) -> None:
         """The run's time up to now was spent on this; a clock that went back costs nothing."""

@@ -144,10 +144,10 @@ class Log:
         if not 0 <= index < self.size():
             raise IndexError(f"the log has no entry {index}")
         note = self.witnessed()
-        size = _size_in(note) if note is not None else 0
+        size = notes.size_in(note) if note is not None else 0
         if note is None or index >= size:
             note = self.checkpoint()
-            size = _size_in(note)
+            size = notes.size_in(note)
         return TlogProof(index, tuple(self.inclusion(index, size)), note)
 
     # --- witnesses ---------------------------------------------------------------------------------
@@ -242,7 +242,3 @@ def no_log(directory: Path, evidence: str) -> BarnraiseError:
         evidence,
         next="give the directory of a federation, or the --dir of a run",
     )
-
-
-def _size_in(note: bytes) -> int:
-    return int(note.split(b"\n", 2)[1])

@@ -8,7 +8,6 @@ The agreement and the charter's text also lie in the blob store, under the diges
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from barnraise.coordinator.federation import Federation
 from barnraise.coordinator.plans import charter_code
 from barnraise.protocols import files, flower
 from barnraise.protocols.agreements import Agreement, Value, Work
-from barnraise.protocols.apps import Code, app_digest, code_files
+from barnraise.protocols.apps import Code, app_digest, code_files, digest_held
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.charter import Charter, read_text
 from barnraise.protocols.errors import BarnraiseError
@@ -169,14 +168,8 @@ def _write(folder: Path, agreement: Agreement, draft: Draft) -> None:
         else:
             shutil.copyfile(data, path)
         files.fsync(path)
-        listed.append([name, app_file_digest(path), path.stat().st_size])
+        listed.append([name, digest_held(path), path.stat().st_size])
     files.replace(folder / "agreement.json", agreement.encode())
     files.replace(folder / "charter.toml", draft.text.encode())
     said = {"name": draft.work.name, "files": listed}
     files.replace(folder / "proposal.json", json.dumps(said, indent=1).encode())
-
-
-def app_file_digest(path: Path) -> str:
-    """The digest of a file, read in pieces."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from pathlib import Path
 from barnraise.coordinator import refusals
 from barnraise.coordinator.log import Log
 from barnraise.protocols import federation_pb2 as pb
-from barnraise.protocols import merkle
+from barnraise.protocols import merkle, notes
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.notes import NoteError
@@ -116,7 +116,7 @@ class Prover:
         """The entry with this key under the checkpoint of now."""
         index = self.log.find(key) if key is not None else None
         note = self.log.checkpoint()
-        size = _size_in(note)
+        size = notes.size_in(note)
         evidence = pb.Evidence(checkpoint=note, cosign=cosign)
         if index is not None:
             evidence.index, evidence.entry = index, self.log.entry(index)
@@ -245,7 +245,3 @@ class View:
             shown.consistency.extend(self._prover.consistency(self._size, held.size))
             self._size = held.size
         return shown
-
-
-def _size_in(note: bytes) -> int:
-    return int(note.split(b"\n", 2)[1])

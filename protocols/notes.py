@@ -136,6 +136,11 @@ def open_checkpoint(note: bytes, vkey: str) -> Signed:
     return Signed(checkpoint, tuple(line for line in lines if line != mine[0]))
 
 
+def size_in(note: bytes) -> int:
+    """The size in a checkpoint's note that is known to be one."""
+    return int(note.split(b"\n", 2)[1])
+
+
 def with_lines(note: bytes, lines: Iterable[str]) -> bytes:
     """The note with further signature lines; `NoteError` for one that is there or is none."""
     more = list(lines)

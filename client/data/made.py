@@ -15,7 +15,7 @@ from barnraise.client.data.answers import Answers
 from barnraise.client.data.quotes import Quotes
 from barnraise.client.data.reading import Reading
 from barnraise.protocols import stating
-from barnraise.protocols.apps import code_files
+from barnraise.protocols.apps import code_files, digest_held
 from barnraise.protocols.croissant import CroissantFault, Statement, is_code_path
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.openings import Opening, Tree
@@ -124,9 +124,7 @@ def _files(directory: Path, reading: Reading, answers: Answers) -> Iterator[File
                 "nothing was signed or sent",
                 next="give open.address, or the file's own under open.files",
             )
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        yield File(name, address, found, path.stat().st_size)
+        yield File(name, address, digest_held(path)[7:], path.stat().st_size)
 
 
 def processing_code(answers: Answers, beside: Path) -> dict[str, bytes]:

@@ -108,11 +108,8 @@ class Idle:
         )
 
     def _look(self, said: Heard | Cut) -> None:
-        """In the link's thread: what is heard is told with what its evidence proves."""
-        if isinstance(said, Heard):
-            found = self._site.witness.look(said.message, self._link.transparency)
-            said = Heard(said.message, found)
-        self._mail.post(said)
+        """In the link's thread."""
+        self._mail.post(self._site.witness.heard(said, self._link))
 
     def _say(self) -> None:
         decided = self._gate.decide()

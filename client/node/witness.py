@@ -22,6 +22,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from barnraise.client.node.approval import Approval
+from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols import files, notes, witnessing
 from barnraise.protocols.apps import BUILT_IN
@@ -120,6 +121,12 @@ class Witness:
         self._thread.join()
 
     # --- looking ----------------------------------------------------------------------------------
+
+    def heard(self, said: Heard | Cut, link: Link) -> Heard | Cut:
+        """What the link heard, with what its evidence proves. Raises `grpc.RpcError`."""
+        if isinstance(said, Cut):
+            return said
+        return Heard(said.message, self.look(said.message, link.transparency))
 
     def look(
         self, message: pb.ToNode, stub: Callable[[], TransparencyStub | None]

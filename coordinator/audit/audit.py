@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from barnraise.coordinator.audit.contents import Contents, Identity, file_digest
+from barnraise.coordinator.audit.contents import Contents, Identity
 from barnraise.coordinator.audit.recompute import Bench, Differs, Recomputed, recompute
 from barnraise.coordinator.audit.sources import Source
 from barnraise.coordinator.audit.story import RoundRecord, RunRecord, Story
 from barnraise.protocols import flower
 from barnraise.protocols.agreements import Agreement, AgreementError, Work
-from barnraise.protocols.apps import BUILT_IN
+from barnraise.protocols.apps import BUILT_IN, digest_held
 from barnraise.protocols.canonical import digest
 from barnraise.protocols.charter import Charter
 from barnraise.protocols.content import ContentError
@@ -168,7 +168,7 @@ class Audit:
         path = self.source.root / "model.safetensors"
         if not path.is_file():
             return
-        if (found := file_digest(path)) != model:
+        if (found := digest_held(path)) != model:
             how = (f"its SHA-256 is {found}", f"run.closed names {model}")
             what = f"{path} is not the run's model"
             raise differs(self.run.rounds[-1].number if self.run.rounds else 0, what, how)

@@ -21,6 +21,7 @@ from flwr.app import RecordDict
 
 from barnraise.coordinator.audit.sources import Source
 from barnraise.protocols import canonical, flower
+from barnraise.protocols.apps import digest_held
 from barnraise.protocols.content import ContentError, Envelope
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import BlobError, Spec, open_blob
@@ -82,7 +83,7 @@ class Contents:
         """Hash those blobs that were not hashed in this round. Raises U103."""
         wanted = [d for d in dict.fromkeys(digests) if d not in self._whole]
         paths = {digest: self._found(digest) for digest in wanted}
-        for digest, found in zip(wanted, self._pool.map(file_digest, paths.values()), strict=True):
+        for digest, found in zip(wanted, self._pool.map(digest_held, paths.values()), strict=True):
             if found != digest:
                 raise missing(digest, f"{paths[digest]}: its bytes have another digest")
             self.read += paths[digest].stat().st_size
@@ -185,11 +186,6 @@ class Identity:
                 f"{path.name}: {error}",
                 next="give the identity of an auditor whom the charter names, and a whole release",
             ) from None
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def missing(digest: str, why: str) -> BarnraiseError:

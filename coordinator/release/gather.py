@@ -26,22 +26,24 @@ from barnraise.protocols.log_rules import Rules
 from barnraise.protocols.telling import Telling
 from barnraise.protocols.tensors import BlobError, open_blob, size_of
 
+STATING = frozenset({"member.enrolled", "data.stated", "run.opened", "run.closed"})
+"""Entries from which it follows what a run's members had stated of their data."""
+
 
 @dataclass
 class Gathered:
     """What a pass over the log found. `contents`: digests of what this run's entries name as contents;
-    `published`: manifests on record. `organisations` and `signed` are as of when the run was closed, so
-    that a release made again later is the same."""
+    `stating`: the entries that tell of data statements. `organisations` and `signed` are as of when the
+    run was closed, so that a release made again later is the same."""
 
     telling: Telling
     rules: Rules
     agreement: Agreement | None = None
-    agreed: str = ""
     charter_text: str = ""
     organisations: dict[str, str] = field(default_factory=dict)
     signed: dict[str, Any] = field(default_factory=dict)
     contents: dict[str, None] = field(default_factory=dict)
-    published: dict[str, int] = field(default_factory=dict)
+    stating: list[Entry] = field(default_factory=list)
     work: dict[str, MemberWork] = field(default_factory=dict)
 
 
@@ -60,22 +62,24 @@ def gather(source: Source) -> Gathered:
     for index, data in source.log.entries():
         if problems := found.rules.see(index, data):
             raise _broken(source.root, index, problems[0])
-        entry = source.whole(index, data)
+        entry = found.rules.entry
+        assert entry is not None
         body = entry.body
+        if entry.type in STATING:
+            found.stating.append(entry)
         found.telling.see(entry)
         if entry.type == "member.enrolled":
             organisations[body["member"]] = body["organisation"]
         elif entry.type == "charter.signed":
             signatures.setdefault(body["agreement"], {})[body["member"]] = body["statement"]
         elif body.get("run") == source.run:
-            _of_run(found, source, index, entry, train)
+            _of_run(found, source, entry, train)
             if entry.type == "run.closed":
                 found.organisations = dict(organisations)
                 agreed = str(found.telling.opened.get("agreement", ""))
                 found.signed = dict(signatures.get(agreed, {}))
-    found.agreed = str(found.telling.opened.get("agreement", ""))
-    if found.agreed:
-        found.agreement = Agreement.decode(_held(source, found.agreed))
+    if agreed := str(found.telling.opened.get("agreement", "")):
+        found.agreement = Agreement.decode(_held(source, agreed))
         found.charter_text = _held(source, found.agreement.charter).decode()
     return found
 
@@ -94,7 +98,7 @@ def needed(source: Source, size: int) -> set[str]:
     return found
 
 
-def _of_run(found: Gathered, source: Source, index: int, entry: Entry, train: set[int]) -> None:
+def _of_run(found: Gathered, source: Source, entry: Entry, train: set[int]) -> None:
     body = entry.body
     if entry.type == "batch.sent":
         found.contents |= dict.fromkeys(group["content"] for group in body["orders"])
@@ -106,8 +110,6 @@ def _of_run(found: Gathered, source: Source, index: int, entry: Entry, train: se
         _note_work(found, source, body)
     elif entry.type == "round.sealed":
         found.contents[body["content"]] = None
-    elif entry.type == "release.published":
-        found.published[body["manifest"]] = index
 
 
 def _note_work(found: Gathered, source: Source, body: Mapping[str, Any]) -> None:

@@ -30,10 +30,9 @@ from barnraise.coordinator.release.write import (
     nobody,
     put_contributions,
 )
-from barnraise.protocols import files, release, tiles
+from barnraise.protocols import files, notes, release, tiles
 from barnraise.protocols.canonical import digest as digest_of
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.notes import Checkpoint
 from barnraise.protocols.release import Manifest
 
 
@@ -62,7 +61,7 @@ def make(
     """
     _check_free(out)
     found = gather(source)
-    stated = statements(source)
+    stated = statements(source, found.stating)
     told_of = facts(source, found, stated.facts, comparison)
     partial = out.with_name(f"{out.name}.partial")
     with alone(partial):
@@ -157,7 +156,7 @@ def _size(held: Held) -> int:
 
 def _put_log(source: Source, note: bytes, writer: Writer) -> None:
     """The tiles of the checkpoint's size, and the bodies and agreements that its entries need."""
-    size = Checkpoint.parse(note.decode().partition("\n\n")[0] + "\n").size
+    size = notes.size_in(note)
     log = source.log
     for tile in tiles.tiles_of(size):
         writer.put(f"{release.LOG}{tile.path}", tile.hashes(log.node))

@@ -14,9 +14,8 @@ from pathlib import Path
 from barnraise.coordinator.log import Log
 from barnraise.coordinator.log_check import JOURNAL
 from barnraise.coordinator.shelf import Shelf
-from barnraise.protocols import canonical, files
-from barnraise.protocols.canonical import NotCanonical
-from barnraise.protocols.entries import Entry, EntryError
+from barnraise.protocols import files
+from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 
 DESCRIPTION = "federation.toml"
@@ -32,24 +31,6 @@ class Source:
     run: str
     app: Path
     simulation: bool
-
-    def entries(self) -> Iterator[Entry]:
-        """All of the log's, each with its whole body. Raises D106."""
-        for index, data in self.log.entries():
-            yield self.whole(index, data)
-
-    def whole(self, index: int, data: bytes) -> Entry:
-        try:
-            entry = Entry.decode(data)
-            if set(entry.body) != {"run", "blob"}:
-                return entry
-            held = self.shelf.read(entry.body["blob"])
-            body = canonical.parse(held) if held is not None else None
-        except (EntryError, NotCanonical) as error:
-            raise files.damaged(f"entry {index} of {self.root} is damaged", str(error)) from None
-        if not isinstance(body, dict):
-            raise files.damaged(f"entry {index} of {self.root} is damaged", "its body is not there")
-        return Entry(entry.type, entry.time, body)
 
     @property
     def kept(self) -> Path:

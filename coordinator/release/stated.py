@@ -70,9 +70,9 @@ def _held(name: str, blob: Blob) -> bytes:
     return data
 
 
-def statements(source: Source) -> Stated:
-    """What a release has of them. Raises D106."""
-    found = statements_of(source.entries(), source.shelf.read, source.run)
+def statements(source: Source, entries: Iterable[Entry]) -> Stated:
+    """What a release has of them, by those of the log's entries that tell of it. Raises D106."""
+    found = statements_of(entries, source.shelf.read, source.run)
     facts: dict[str, DataFacts] = {}
     held: dict[str, Held] = {}
     for name, one in found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from barnraise.builtin import charter_plan
 from barnraise.coordinator.release import source as sources
 from barnraise.coordinator.release.make import Released, make
 from barnraise.coordinator.release.publish import in_simulation
+from barnraise.coordinator.release.source import Source
 from barnraise.coordinator.simulate import execute
+from barnraise.protocols.entries import Entry
 
 CHARTER = """
 name = "tiny"
@@ -51,3 +54,8 @@ def files(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def entries(source: Source) -> Iterator[Entry]:
+    """The log's, of a run in which no body is too large for one."""
+    return (Entry.decode(data) for _, data in source.log.entries())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyrage
 import pytest
-from release_runs import files, released, run
+from release_runs import entries, files, released, run
 from safetensors.numpy import load_file
 
 from barnraise.coordinator.plans import app_plan
@@ -55,11 +55,9 @@ def test_the_same_run_gives_the_same_bytes(out: Path, ran: Path) -> None:
 def test_it_is_published_once(out: Path, ran: Path) -> None:
     released(ran, ran.parent / "third")
     with sources.opened(ran, None) as source:
-        entries = [entry for entry in source.entries() if entry.type == "release.published"]
-    assert len(entries) == 1
-    assert (
-        entries[0].body["manifest"] == Manifest.decode((out / "manifest.json").read_bytes()).digest
-    )
+        found = [entry for entry in entries(source) if entry.type == "release.published"]
+    assert len(found) == 1
+    assert found[0].body["manifest"] == Manifest.decode((out / "manifest.json").read_bytes()).digest
 
 
 def test_open_contributions_are_all_that_the_run_names(out: Path, ran: Path) -> None:
@@ -69,7 +67,7 @@ def test_open_contributions_are_all_that_the_run_names(out: Path, ran: Path) -> 
         if path.startswith(release.CONTRIBUTIONS)
     }
     with sources.opened(ran, None) as source:
-        for entry in source.entries():
+        for entry in entries(source):
             assert named(entry) <= held, entry.type
 
 
@@ -136,7 +134,7 @@ def test_a_run_of_another_name_is_refused(ran: Path, tmp_path: Path) -> None:
 def test_a_missing_contribution_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     directory = run(tmp_path, 'contributions = "open"')
     with sources.opened(directory, None) as source:
-        body = next(e.body for e in source.entries() if e.type == "round.sealed")
+        body = next(e.body for e in entries(source) if e.type == "round.sealed")
         lost = source.shelf.path(body["model"])
     lost.unlink()
     assert code_of(directory, tmp_path / "out") == "G103"
@@ -146,7 +144,7 @@ def test_a_missing_contribution_is_named_and_nothing_is_left(tmp_path: Path) -> 
 def test_a_damaged_contribution_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     directory = run(tmp_path, 'contributions = "open"')
     with sources.opened(directory, None) as source:
-        body = next(e.body for e in source.entries() if e.type == "round.sealed")
+        body = next(e.body for e in entries(source) if e.type == "round.sealed")
         damaged = source.shelf.path(body["model"])
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
     assert code_of(directory, tmp_path / "out") == "D106"

@@ -29,7 +29,7 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The data. [default: the first of policy.toml]"),
 ]
-OPENING, LARGEST = "opening.json", 1 << 30  # bytes of an opening that is read
+OPENING = "opening.json"
 
 
 def _say(*lines: str) -> None:
@@ -297,9 +297,11 @@ def _excerpt(record: bytes) -> str:
 
 
 def _read(path: Path) -> bytes:
+    from barnraise.protocols.openings import MAX_OPENING
+
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(MAX_OPENING + 1)
     except OSError as error:
         raise BarnraiseError(
             "D105",
@@ -307,9 +309,12 @@ def _read(path: Path) -> bytes:
             error.strerror or str(error),
             next="give a file that you may read",
         ) from None
-    if len(data) > LARGEST:
+    if len(data) > MAX_OPENING:
         raise BarnraiseError(
-            "D105", f"{path} is too large", f"more than {LARGEST} bytes", next="give another file"
+            "D105",
+            f"{path} is too large",
+            f"more than {MAX_OPENING} bytes",
+            next="give another file",
         )
     return data
 

@@ -62,19 +62,12 @@ def lines(
 ) -> Element:
     """Lines over rounds. `told` says in words what is seen; `marks` are rounds that were void; with `cut`
     what lies outside of the axes is not drawn."""
-    inner = tag(
-        "svg",
-        [_path(line, x, y) for line in drawn],
-        viewBox=f"0 0 {INNER} {INNER}",
-        preserveAspectRatio="none",
-        class_="lines cut" if cut else "lines",
-    )
     return tag(
         "svg",
         *_told(name, title, told),
         _grid(x, y),
         [_mark(at, x) for at in marks],
-        inner,
+        _paths(drawn, x, y, cut),
         [_dots(line, x, y) for line in drawn if line.dots and len(line.points) <= DOTS],
         role="img",
         class_="plot",
@@ -115,18 +108,11 @@ def bars(
 
 def spark(name: str, title: str, x: Axis, y: Axis, drawn: Sequence[Line], *, cut: bool) -> Element:
     """A small plot without axes, for a tile."""
-    inner = tag(
-        "svg",
-        [_path(line, x, y) for line in drawn],
-        viewBox=f"0 0 {INNER} {INNER}",
-        preserveAspectRatio="none",
-        class_="lines cut" if cut else "lines",
-    )
     return tag(
         "svg",
         tag("title", title, id=f"{name}-title"),
         _level(1.0, "zero"),
-        inner,
+        _paths(drawn, x, y, cut),
         role="img",
         class_="spark",
         aria_labelledby=f"{name}-title",
@@ -170,6 +156,17 @@ def _grid(x: Axis, y: Axis) -> Element:
         tag("text", y.unit, x="0", y="0", dy="-16", class_="unit"),
         tag("text", x.unit, x="100%", y="100%", dy="38", class_="unit end"),
         class_="grid",
+    )
+
+
+def _paths(drawn: Sequence[Line], x: Axis, y: Axis, cut: bool) -> Element:
+    """The lines alone, stretched over the whole plot; with `cut`, nothing of them outside."""
+    return tag(
+        "svg",
+        [_path(line, x, y) for line in drawn],
+        viewBox=f"0 0 {INNER} {INNER}",
+        preserveAspectRatio="none",
+        class_="lines cut" if cut else "lines",
     )
 
 
