@@ -23,6 +23,7 @@ from barnraise.protocols.tensors import Spec, open_blob
 
 _REMEMBERED = 1 << 14  # blobs that are known to be whole
 _PATHS = 1 << 10
+FLAT = "blobs"  # the folder of a flat store
 T = TypeVar("T")
 
 
@@ -42,12 +43,15 @@ class BlobStore:
 
     Each write goes through `patiently`, which may try it again until a full disk has room; an fsync never
     does, since what it failed to keep may be gone. What `sync` did not finish, the next one does.
-    With `read_only` nothing is made or removed; whoever asks for that puts nothing.
+    With `read_only` nothing is made or removed; whoever asks for that puts nothing. A `flat` store is for a
+    few blobs at a time, that come and go: all lie in one folder, `blobs/abcdef…`.
     """
 
-    def __init__(self, root: Path, *, durable: bool = True, read_only: bool = False) -> None:
+    def __init__(
+        self, root: Path, *, durable: bool = True, read_only: bool = False, flat: bool = False
+    ) -> None:
         self.root = root
-        self._durable = durable
+        self._durable, self._flat = durable, flat
         self.patiently: Patience = at_once
         self._pending: dict[str, Path] = {}
         self._touched: set[Path] = set()
@@ -55,7 +59,7 @@ class BlobStore:
         self._specs: dict[str, Mapping[str, Spec]] = {}
         self._folders: set[Path] = set()
         self._whole: set[str] = set()  # as far as this process knows
-        self._files = str(root / "sha256")
+        self._files = str(root / (FLAT if flat else "sha256"))
         self._paths: dict[str, Path] = {}  # made before; each step is one, so any thread may
         self._incoming = root / "incoming"
         if read_only:
@@ -206,9 +210,12 @@ class BlobStore:
     def all(self) -> Iterator[str]:
         """The digests of what is durable."""
         with contextlib.suppress(FileNotFoundError):
-            for folder in os.scandir(self._files):
-                for file in os.scandir(folder):
-                    yield f"sha256:{folder.name}{file.name}"
+            for found in os.scandir(self._files):
+                if self._flat:
+                    yield f"sha256:{found.name}"
+                    continue
+                for file in os.scandir(found):
+                    yield f"sha256:{found.name}{file.name}"
 
     def close(self) -> None:
         """Nothing to let go of here."""
@@ -230,5 +237,6 @@ class BlobStore:
         if (path := self._paths.get(digest)) is None:
             if len(self._paths) >= _PATHS:
                 self._paths.clear()
-            path = self._paths[digest] = Path(f"{self._files}/{digest[7:9]}/{digest[9:]}")
+            name = digest[7:] if self._flat else f"{digest[7:9]}/{digest[9:]}"
+            path = self._paths[digest] = Path(f"{self._files}/{name}")
         return path

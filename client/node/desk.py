@@ -16,10 +16,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from barnraise.client.node.backoff import delay
+from barnraise.client.node.frames import SMALL
 from barnraise.protocols.canonical import is_digest
 
 QUEUE = 1024  # orders that may wait; a coordinator sends what is beyond again
-BROUGHT = 1 << 16  # bytes of an envelope that is kept with its order
 REMEMBERED = 256  # receipted orders that are known as done
 DEATHS = 2  # of the worker over one order, after which it is answered with an error
 
@@ -45,9 +45,9 @@ class Order:
 
     @classmethod
     def of(cls, said: Any) -> Order:
-        """The order that a message tells. An envelope larger than `BROUGHT` is left to be fetched."""
+        """The order that a message tells. An envelope that is not small is left to be fetched."""
         order = cls(**{one.name: getattr(said, one.name) for one in fields(cls)})
-        return order if len(order.envelope) <= BROUGHT else replace(order, envelope=b"")
+        return order if len(order.envelope) <= SMALL else replace(order, envelope=b"")
 
 
 class _Retry:

@@ -1,6 +1,7 @@
 """What daemon and worker say to each other over their socket: JSON objects, each behind its length.
 
-Tensors never pass here; they lie as files in the spool, named by digest.
+Tensors never pass here; they lie as files in the spool, named by digest. Small envelopes do: a file for each
+would cost more than what is in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST = 1 << 20
+SMALL = 1 << 16  # bytes of an envelope that passes in a frame, of which there are three at most
 
 
 class FrameError(ValueError):

@@ -38,4 +38,5 @@ def order(one: Order, site: Site, spool: Spool) -> dict[str, Any]:
         "seed": derive(site.secret, "order", one.id).hex(),
         "state": spool.kept.state,
         "carry": spool.kept.carry,
+        "envelopes": spool.small(one.content, spool.kept.state, spool.kept.carry),
     }

@@ -26,8 +26,9 @@ from barnraise.client.node.crew import Crew, OutOfStep
 from barnraise.client.node.room import when_there_is_room
 from barnraise.client.node.spares import Spares
 from barnraise.client.node.tries import Watch
-from barnraise.protocols import flower, progress
+from barnraise.protocols import canonical, flower, progress
 from barnraise.protocols.apps import BUILT_IN
+from barnraise.protocols.blobs import FLAT
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.flower import Handled
@@ -66,6 +67,7 @@ def follow(crew: Crew) -> None:
     app, failure = _load(start["client"], Path(start["code"]))
     while (asked := crew.next()) is not None:
         if app is not None:
+            files.begin(asked["envelopes"])
             handled = _handled(app, asked, start, files)
             sys.stderr.write(handled.log)
             failure = handled.failure.reason if handled.failure is not None else ""
@@ -87,6 +89,7 @@ def _serve(
     frames.send(own, {"said": "ready", "hindered": hindered, "failure": failure})
     while (asked := frames.receive(own)) is not None:
         failpoints.reach("worker:asked")
+        files.begin(asked["envelopes"])
         mates = crew if asked["type"].partition(".")[0] == TRAIN else None
         if mates is not None:
             mates.share(asked)
@@ -94,7 +97,7 @@ def _serve(
             _answer(app, asked, start, files, own, mates) if app else _settled(failure, mates)
         )
         content = when_there_is_room(
-            partial(files.put, [answer.envelope.encode()]), _Listener(own, asked["id"])
+            partial(files.put_envelope, answer.envelope), _Listener(own, asked["id"])
         )
         failpoints.reach("worker:encoded")
         _send(
@@ -105,6 +108,7 @@ def _serve(
                 "content": content,
                 "state": answer.state,
                 "carry": answer.carry,
+                "envelopes": files.said,
             },
         )
         if not in_step:
@@ -131,14 +135,12 @@ def _watch(own: socket.socket, watched: Mapping[str, Any]) -> None:
 class _Answer:
     """A reply's envelope; state and carry are digests, or None where the member stays as it was."""
 
-    def __init__(
-        self, envelope: Envelope, state: str | None = None, carry: str | None = None
-    ) -> None:
+    def __init__(self, envelope: bytes, state: str | None = None, carry: str | None = None) -> None:
         self.envelope, self.state, self.carry = envelope, state, carry
 
 
-def _failure(reason: str) -> Envelope:
-    return Envelope(failure=Failure(flower.RAISED, reason))
+def _failure(reason: str) -> bytes:
+    return Envelope(failure=Failure(flower.RAISED, reason)).encode()
 
 
 def _load(client: str, code: Path) -> tuple[ClientApp | None, str]:
@@ -246,8 +248,8 @@ def _encoded(handled: Handled, files: Files) -> _Answer:
         else:
             assert handled.reply is not None
             envelope = flower.encode(handled.reply, files)
-        envelope.encode()
-        return _Answer(envelope, files.keep(handled.state), files.keep(handled.carry))
+        said = envelope.encode()
+        return _Answer(said, files.keep(handled.state), files.keep(handled.carry))
     except (ContentError, TypeError) as error:
         traceback.print_exc()
         return _Answer(_failure(f"its reply cannot be sent: {error}"))
@@ -272,15 +274,23 @@ class _Listener:
 
 
 class Files:
-    """Blobs by digest: read from the daemon's stores, written into the folder from which it takes them."""
+    """Blobs by digest: read from the daemon's stores, written into the folder from which it takes them.
+
+    Small envelopes are no files: `begin` brings those of an order, `said` has those of its answer, as text.
+    """
 
     def __init__(self, stores: list[Path], outgoing: Path, spares: Spares) -> None:
         self._stores, self._outgoing, self._spares = stores, outgoing, spares
-        self._specs: dict[str, Mapping[str, Spec]] = {}
+        self._brought: Mapping[str, str] = {}
+        self.said: dict[str, str] = {}
+
+    def begin(self, brought: Mapping[str, str]) -> None:
+        """What comes now is of another order."""
+        self._brought, self.said = brought, {}
 
     def path(self, digest: str) -> Path:
         for store in self._stores:
-            if (path := store / "sha256" / digest[7:9] / digest[9:]).is_file():
+            if (path := store / FLAT / digest[7:]).is_file():
                 return path
         return self._outgoing / digest[7:]
 
@@ -313,10 +323,22 @@ class Files:
         """The records of a content; empty for none."""
         if content is None:
             return RecordDict()
-        envelope = Envelope.decode(self.path(content).read_bytes())
+        brought = self._brought.get(content)
+        data = self.path(content).read_bytes() if brought is None else brought.encode()
+        envelope = Envelope.decode(data)
         if envelope.failure is not None:
             raise ContentError("an error where records belong")
         return flower.decode(envelope, self)
 
+    def put_envelope(self, data: bytes) -> str:
+        """Its digest; a large one is a file."""
+        if len(data) > frames.SMALL:
+            return self.put([data])
+        name = canonical.digest(data)
+        self.said[name] = data.decode()
+        return name
+
     def keep(self, records: RecordDict | None) -> str | None:
-        return None if records is None else self.put([flower.encode(records, self).encode()])
+        if records is None:
+            return None
+        return self.put_envelope(flower.encode(records, self).encode())

@@ -1,13 +1,17 @@
-"""Transfers in threads of their own, each ending in one fact for the daemon's main thread.
+"""Transfers in two threads of their own, each transfer ending in one fact for the daemon's main thread.
 
-A thread that ended without a word would be waited for for ever, so whatever goes wrong is a fact too.
+One that ended without a word would be waited for for ever, so whatever goes wrong is a fact too. The threads
+stay: to start one for each transfer holds the main thread up until the new one runs.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from barnraise.client.node import transfers
@@ -33,19 +37,39 @@ class Delivered:
     problem: Exception | None
 
 
+Todo = queue.SimpleQueue[Callable[[], None] | None]
+
+
+def _thread(name: str) -> Todo:
+    """What is put there is done one by one in a thread of this name, until None is."""
+    todo: Todo = queue.SimpleQueue()
+
+    def work() -> None:
+        while (move := todo.get()) is not None:
+            move()
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return todo
+
+
 class Moves:
     """`let_go` is the last order withdrawn before it was begun: set by the main thread, read by its fetch."""
 
     def __init__(self, link: Link, spool: Spool, mail: Mailbox, log: logging.Logger) -> None:
         self._link, self._spool, self._mail, self._log = link, spool, mail, log
         self.let_go = ""
+        self._fetches, self._deliveries = _thread("fetch"), _thread("deliver")
 
     def fetch(self, stub: Any, order: Order) -> None:
-        threading.Thread(target=self._fetch, args=(stub, order), name="fetch", daemon=True).start()
+        self._fetches.put(partial(self._fetch, stub, order))
 
     def deliver(self, stub: Any, order: str, statement: bytes, parts: list[transfers.Part]) -> None:
-        given = (stub, order, statement, parts)
-        threading.Thread(target=self._deliver, args=given, name="deliver", daemon=True).start()
+        self._deliveries.put(partial(self._deliver, stub, order, statement, parts))
+
+    def end(self) -> None:
+        """Nothing more is moved; what is under way ends with its connection."""
+        for todo in (self._fetches, self._deliveries):
+            todo.put(None)
 
     def _fetch(self, stub: Any, order: Order) -> None:
         tell = Teller(self._link, order.id, "fetching byte")
@@ -56,9 +80,7 @@ class Moves:
             tell(done, total)
 
         try:
-            outcome: Any = transfers.fetch(
-                stub, order.content, order.size, self._spool, moved, order.envelope
-            )
+            outcome: Any = transfers.fetch(stub, order.content, order.size, self._spool, moved)
         except (transfers.Failed, transfers.Refused) as error:
             outcome = error
         except Exception as error:

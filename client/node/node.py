@@ -24,13 +24,14 @@ from barnraise.client.node import failpoints, handing, misconduct, outgoing, rec
 from barnraise.client.node.approval import Approval
 from barnraise.client.node.desk import REMEMBERED, Desk, Order
 from barnraise.client.node.gate import Gate
+from barnraise.client.node.kept import Answer
 from barnraise.client.node.link import Cut, Heard, Link
 from barnraise.client.node.mailbox import Mailbox
 from barnraise.client.node.moves import Delivered, Fetched, Moves
 from barnraise.client.node.policy import Allowed, Forbidden, Held
 from barnraise.client.node.room import STATE, WAITING, Room
 from barnraise.client.node.site import Look, Site, Stop, check_admitted, revoked
-from barnraise.client.node.spool import Answer, Spool
+from barnraise.client.node.spool import Spool
 from barnraise.client.node.supervisor import (
     Done,
     Gone,
@@ -53,8 +54,8 @@ __all__ = ["Look", "Node", "Site", "Stop"]
 TRIES = 1000  # of the code to get at what it may not, that are logged
 CLOCKS_APART = 60.0  # seconds between the two clocks that are worth a warning
 NEVER_TAKEN = frozenset({"N205", "N207", "N208", "N323"})  # by no repetition
-SWEEP_AFTER, SWEEP_LATER = 0.25, 2.0  # seconds until what is not needed any more is dropped
-LARGE = 16 << 20  # bytes of an order or a reply that are dropped the sooner
+SETTLE_AFTER, SETTLE_LATER = 0.25, 2.0  # seconds until what was forgotten is so durably
+LARGE = 16 << 20  # bytes of a reply that is dropped the sooner
 
 
 class Node:
@@ -88,7 +89,8 @@ class Node:
         self.tries = 0
         self.over = False  # the coordinator has said that the run is
         self._alive = False
-        self._sweep_at = math.inf
+        self._settle_at = math.inf
+        self._untidy = False  # something may lie in the spool that nothing needs
         self._admitted = False
         self._refusing = ""
         self._last_content: set[str] = set()
@@ -107,7 +109,8 @@ class Node:
                     self._hear(self._mail.take(self._patience()))
         finally:
             self._link.stop()
-            self._gate.metered(self._worker.process, at_work=False)
+            self._gate.metered(self._worker.process, at_work=False, last=True)
+            self._moves.end()
             self._worker.stop()
             self._site.witness.close()
         if isinstance(self._ending, BarnraiseError):
@@ -133,13 +136,13 @@ class Node:
         if self._gate.draining and self._desk.empty:
             self._ending = 0
         self._say_state()
-        self._sweep_if_due()
+        self._tidy()
 
     def _patience(self) -> float:
         """Seconds until something may be due without a new fact."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
         if not self._desk.expecting:
-            wake = min(wake, self._sweep_at)
+            wake = min(wake, self._settle_at)
         return max(0.0, min(wake - time.monotonic(), self._gate.patience()))
 
     def _say_state(self) -> None:
@@ -273,6 +276,7 @@ class Node:
             self._refuse(f"order {said.id[:80]!r}: {why}")
         else:
             self._refusing = ""
+            self._spool.bring(order.content, order.envelope)
 
     def _withdrawn(self, order: str) -> None:
         if self._desk.withdrawn(order):
@@ -304,7 +308,8 @@ class Node:
         failpoints.reach("daemon:receipted")
         self._room.patiently(partial(self._spool.forget, order))
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
-        self._sweep(reply.size)
+        after = SETTLE_AFTER if reply.size >= LARGE else SETTLE_LATER
+        self._settle_at = min(self._settle_at, time.monotonic() + after)
 
     def _dismissed(self, dismissal: pb.Dismissal) -> None:
         self._log.warning("dismissed: %s: %s", dismissal.why, dismissal.text)
@@ -355,7 +360,7 @@ class Node:
                     self._room.lacks("the worker's reply waits")
                 self._link.progress(what.order, what.what, what.done, what.total)
             case Done() if working is not None and what.order == working.id:
-                self._done(working, Answer(what.order, what.content, what.state, what.carry))
+                self._done(working, Answer(**vars(what)))
 
     def _ready(self, ready: Ready) -> None:
         for what, why in ready.hindered.items():
@@ -377,7 +382,7 @@ class Node:
             failure = Failure(RAISED, "its reply cannot be read")
             self._fail(order.id, failure)
         self._desk.answered()
-        self._committed(order)
+        self._committed(order.id)
 
     def _fail(self, order: str, failure: Failure) -> None:
         self._room.patiently(partial(self._spool.commit_failure, order, failure, self._sign))
@@ -391,11 +396,11 @@ class Node:
             failure = Failure(CRASHED, "the worker died twice over this order")
             self._spool.empty_outgoing()
             self._fail(given_up.id, failure)
-            self._committed(given_up)
+            self._committed(given_up.id)
 
-    def _committed(self, order: Order) -> None:
-        self._desk.committed(order.id)
-        self._sweep(order.size)
+    def _committed(self, order: str) -> None:
+        self._desk.committed(order)
+        self._untidy = True
 
     def _sign(self, order: str, content: str) -> Mapping[str, Any]:
         approved = self._approval
@@ -424,7 +429,7 @@ class Node:
 
     def _deliver(self, stub: Any, order: str) -> None:
         try:
-            parts = [transfers.Part(*part) for part in self._spool.parts(order)]
+            parts = self._spool.parts(order)
         except (BarnraiseError, ContentError) as error:
             self._mail.urge(Delivered(order, error))
             return
@@ -471,14 +476,13 @@ class Node:
         self._fail(order, failure)
         self._desk.again(order)
 
-    def _sweep(self, size: int) -> None:
-        """Drop what nothing needs, once there may be nothing better to do; what is large, the sooner."""
-        after = SWEEP_AFTER if size >= LARGE else SWEEP_LATER
-        self._sweep_at = min(self._sweep_at, time.monotonic() + after)
-
-    def _sweep_if_due(self) -> None:
-        """The last order's content stays, for the next often shares its blobs."""
-        if time.monotonic() < self._sweep_at or self._desk.expecting:
+    def _tidy(self) -> None:
+        """Drop what nothing needs. The last order's content stays, for the next often shares its blobs."""
+        if self._desk.expecting:
             return
-        self._sweep_at = math.inf
-        self._spool.sweep(self._desk.contents() | self._last_content)
+        if time.monotonic() >= self._settle_at:
+            self._settle_at, self._untidy = math.inf, True
+            self._spool.settle()
+        if self._untidy:
+            self._untidy = False
+            self._spool.sweep(self._desk.contents() | self._last_content)

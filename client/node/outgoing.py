@@ -9,7 +9,8 @@ import logging
 
 from barnraise.client.node.desk import Order
 from barnraise.client.node.gate import Gate
-from barnraise.client.node.spool import Answer, Spool
+from barnraise.client.node.kept import Answer
+from barnraise.client.node.spool import Spool
 from barnraise.protocols.content import Envelope, Failure
 
 FORBIDDEN = Failure(
@@ -19,7 +20,7 @@ FORBIDDEN = Failure(
 
 def checked(gate: Gate, order: Order, answer: Answer, spool: Spool, log: logging.Logger) -> Answer:
     """The answer as it may leave: itself, or an error in its place. Raises `ContentError`."""
-    reply = spool.left(answer.content)
+    reply = spool.left(answer)
     if reply.failure is not None:
         said = gate.plain(reply.failure.reason)
         if said == reply.failure.reason:
@@ -34,4 +35,4 @@ def checked(gate: Gate, order: Order, answer: Answer, spool: Spool, log: logging
     if not (why := gate.forbids(asked, reply, spool.find)):
         return answer
     log.error("N323: the reply to %s does not leave: %s", order.id, why)
-    return spool.reword(Answer(order.id, answer.content), Envelope(failure=FORBIDDEN))
+    return spool.reword(Answer(order.id, ""), Envelope(failure=FORBIDDEN))

@@ -170,6 +170,14 @@ class Spent:
     gpu: float = 0.0
     out: int = 0
 
+    def __add__(self, more: Spent) -> Spent:
+        return Spent(
+            self.rounds + more.rounds,
+            self.processor + more.processor,
+            self.gpu + more.gpu,
+            self.out + more.out,
+        )
+
 
 @dataclass(frozen=True)
 class Facts:

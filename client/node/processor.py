@@ -6,11 +6,13 @@ does not tell, and a site that lends its machine lends the GPU with it.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+EVERY = 1.0  # seconds between two looks at a worker: a look costs as much as a small order
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -24,19 +26,22 @@ class Meter:
         self._gpus = visible_gpus(os.environ) if gpus is None else gpus
         self._worker: int | None = None
         self._used, self._at, self._at_work = 0.0, clock(), False
+        self._looked = -math.inf
 
-    def read(self, worker: int | None, at_work: bool) -> tuple[float, float]:
+    def read(self, worker: int | None, at_work: bool, *, last: bool = False) -> tuple[float, float]:
         """(processor seconds, GPU seconds) since the last reading. `worker` is a process, or None.
 
-        What it used before its work begins is read with what the work uses: looking costs a millisecond.
+        What it used before its work begins, or since a look that is not `EVERY` seconds old, is read
+        with what it uses next; before it ends, once more, with `last`.
         """
         now = self._clock()
         gpu = (now - self._at) * self._gpus if self._at_work else 0.0
         self._at, self._at_work = now, at_work
         if worker != self._worker:
-            self._worker, self._used = worker, 0.0
-        if at_work:
+            self._worker, self._used, self._looked = worker, 0.0, -math.inf
+        if at_work or (now - self._looked < EVERY and not last):
             return 0.0, gpu
+        self._looked = now
         used = processor_seconds(worker) if worker is not None else 0.0
         processor, self._used = max(0.0, used - self._used), max(used, self._used)
         return processor, gpu

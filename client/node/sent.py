@@ -86,6 +86,7 @@ class Sent:
         self._path = path
         self._lock = threading.Lock()  # _counts, _used, _under
         self._used: dict[str, Spent] = {}
+        self._today: tuple[str, float, Spent] | None = None  # what `spent` said last, kept up with
         self._counts: dict[tuple[str, str, Under], _Count] = {}
         self._under = Under()
         with self._recorded():
@@ -197,11 +198,14 @@ class Sent:
         row = (now, now, kind, order, content, size, under.run, under.approval, under.policy)
         with self._together() as db:
             self._write_counts(db)
-            db.execute(
+            (times,) = db.execute(
                 "insert into sent values (null, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) on conflict(run, what,"
-                " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?",
+                " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?"
+                " returning times",
                 (*row, _text(detail), now),
-            )
+            ).fetchone()
+        if self._today is not None and times == 1 and now >= self._today[1]:
+            self._more(self._today[0], Spent(out=size))
 
     def handed(
         self, kind: str, what: str, digest: str, size: int, now: float, **detail: Any
@@ -215,12 +219,22 @@ class Sent:
 
     def use(self, day: str, rounds: int = 0, processor: float = 0.0, gpu: float = 0.0) -> None:
         """Counted, and written down with what is next. Seconds; `day` as 2026-03-04."""
+        used = Spent(rounds, processor, gpu)
         with self._lock:
-            was = self._used.get(day, Spent())
-            self._used[day] = Spent(was.rounds + rounds, was.processor + processor, was.gpu + gpu)
+            self._used[day] = self._used.get(day, Spent()) + used
+        self._more(day, used)
+
+    def _more(self, day: str, used: Spent) -> None:
+        if self._today is not None and self._today[0] == day:
+            self._today = (*self._today[:2], self._today[2] + used)
 
     def spent(self, day: str, midnight: float) -> Spent:
         """What was used on this day, which began at `midnight` (seconds since 1970)."""
+        if self._today is None or self._today[:2] != (day, midnight):
+            self._today = (day, midnight, self._on_record(day, midnight))
+        return self._today[2]
+
+    def _on_record(self, day: str, midnight: float) -> Spent:
         with self._recorded():
             used = self._db.execute(_USED, (day,)).fetchone()
             (out,) = self._db.execute(
@@ -229,8 +243,7 @@ class Sent:
             ).fetchone()
         rounds, processor, gpu = used or (0, 0.0, 0.0)
         with self._lock:
-            more = self._used.get(day, Spent())
-        return Spent(rounds + more.rounds, processor + more.processor, gpu + more.gpu, out)
+            return Spent(rounds, processor, gpu, out) + self._used.get(day, Spent())
 
 
 def used_since(path: Path, day: str, midnight: float) -> Spent:

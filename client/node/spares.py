@@ -56,28 +56,24 @@ class Spares:
 class Growing:
     """A file that is being fetched, of which the first `at` bytes count.
 
-    Of a file that was a spare, `NAME.at` beside it says how far it is: the number never runs ahead of the
-    bytes, so that a daemon that was killed goes on from there. Without it the whole file counts.
+    A spare is written over under the name `NAME.over`: of what it holds counts as much as `NAME.at` says,
+    nothing without that. The number never runs ahead of the bytes, so a daemon that was killed goes on there.
     """
 
     def __init__(self, path: Path, spares: Spares, size: int) -> None:
         """`size`: what it may come to, in bytes."""
-        self._path, self._mark = path, path.with_name(f"{path.name}.at")
-        self.at = self._noted = self._start(spares, size)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._marked = self._mark.exists()
+        self._path = path
+        self._over, self._mark = (path.with_name(path.name + end) for end in (".over", ".at"))
+        self._spare = not path.exists() and (self._over.exists() or spares.take(self._over, size))
+        self._fd = os.open(self._over if self._spare else path, os.O_RDWR | os.O_CREAT, 0o600)
+        there = os.fstat(self._fd).st_size
+        self.at = self._noted = min(there, self._marked()) if self._spare else there
 
-    def _start(self, spares: Spares, size: int) -> int:
-        if self._path.exists():
-            there = self._path.stat().st_size
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                return min(there, max(0, int(self._mark.read_bytes())))
-            return 0 if self._mark.exists() else there
-        if size >= LEAST:
-            self._mark.write_bytes(b"0")
-            if not spares.take(self._path, size):
-                self._mark.unlink()
-        return 0
+    def _marked(self) -> int:
+        try:
+            return max(0, int(self._mark.read_bytes()))
+        except (FileNotFoundError, ValueError):
+            return 0
 
     def hasher(self) -> hashlib._Hash:
         """Of what counts."""
@@ -91,7 +87,7 @@ class Growing:
         while view:
             count = os.pwrite(self._fd, view, self.at)
             view, self.at = view[count:], self.at + count
-        if self._marked and self.at - self._noted >= MARK_EVERY:
+        if self._spare and self.at - self._noted >= MARK_EVERY:
             self._mark.write_bytes(str(self.at).encode())
             self._noted = self.at
 
@@ -102,7 +98,10 @@ class Growing:
         fd, self._fd = self._fd, -1
         try:
             os.ftruncate(fd, self.at)
-            self._mark.unlink(missing_ok=True)
+            if self._noted:
+                self._mark.unlink(missing_ok=True)
+            if self._spare:
+                self._over.rename(self._path)
         finally:
             os.close(fd)
 

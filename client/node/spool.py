@@ -1,8 +1,8 @@
 """What of a node survives a kill: replies without receipt, `Context.state` and the carry, in one commit.
 
-    NODE_DIR/spool/sha256/…       the blobs of what is committed
+    NODE_DIR/spool/blobs/…        the blobs of what is committed, and envelopes that are not small
     NODE_DIR/spool/current.json   names them; replaced by one rename, after they are durable: the commit
-    NODE_DIR/spool/inbox/…        contents of orders; not synced, held against their digests after a restart
+    NODE_DIR/spool/inbox/blobs/…  contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
     NODE_DIR/spool/spare/…        large files that are written over by what comes next
@@ -14,87 +14,29 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints
+from barnraise.client.node.frames import SMALL
+from barnraise.client.node.kept import Answer, Envelopes, Kept, Reply, name_of
 from barnraise.client.node.spares import Spares
-from barnraise.client.node.transfers import ENVELOPE
+from barnraise.client.node.transfers import ENVELOPE, Part
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
+from barnraise.protocols.canonical import digest as digest_of
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
 
 Sign = Callable[[str, str], Mapping[str, Any]]
 """(order, content) → the reply's statement."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A committed reply: its content, the bytes of envelope and blobs, and the statement over it."""
-
-    content: str
-    size: int
-    statement: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What `current.json` holds. `state` and `carry` name contents; None for empty.
-
-    `done` are the last orders whose receipts came, oldest first.
-    """
-
-    run: str
-    state: str | None = None
-    carry: str | None = None
-    replies: Mapping[str, Reply] = field(default_factory=dict)
-    done: tuple[str, ...] = ()
-
-    def encode(self) -> bytes:
-        document = {
-            "run": self.run,
-            "state": self.state,
-            "carry": self.carry,
-            "replies": {order: vars(reply) for order, reply in self.replies.items()},
-            "done": list(self.done),
-        }
-        return json.dumps(document).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Kept:
-        """`ValueError` for what `encode` does not write."""
-        document = json.loads(data)
-        try:
-            replies = {order: Reply(**held) for order, held in document["replies"].items()}
-            kept = cls(**{**document, "replies": replies, "done": tuple(document["done"])})
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not what a node keeps: {error!r}") from None
-        named = [*replies, *kept.done, *kept.contents()]
-        if not all(is_digest(name) for name in named):
-            raise ValueError("a name in it is no digest")
-        return kept
-
-    def contents(self) -> list[str]:
-        ours = [c for c in (self.state, self.carry) if c is not None]
-        return [*ours, *(reply.content for reply in self.replies.values())]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the worker left for an order, as digests of contents. None where the member stays as it was."""
-
-    order: str
-    content: str
-    state: str | None = None
-    carry: str | None = None
 
 
 class Spool:
@@ -109,14 +51,13 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
         self.spares = Spares(root / "spare")
         self.spares.clear()
-        self._blobs = BlobStore(root)
-        self._inbox = BlobStore(root / "inbox", durable=False)
+        self._blobs = BlobStore(root, flat=True)
+        self._inbox = BlobStore(root / "inbox", durable=False, flat=True)
         self._unchecked = set(self._inbox.all())
+        self._brought: dict[str, bytes] = {}  # envelopes that came with their orders
         self._path = root / "current.json"
-        self.kept = self._read(run)
-        self._forgotten = False  # something that is still in current.json
-        self._last: tuple[str, Envelope] | None = None
-        self._drop_but(self._blobs, self._needed(self._blobs, self.kept.contents()))
+        self.kept = self._written = self._read(run)  # `_written` is what current.json says
+        self._drop_but(self._blobs, self._needed(self.kept.contents()))
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -136,55 +77,47 @@ class Spool:
     # --- the commit -----------------------------------------------------------------------------
 
     def commit(self, answer: Answer, sign: Sign) -> None:
-        """Reply, state and carry in one rename; `ContentError` if the worker's files do not hold together."""
-        for content in (answer.content, answer.state, answer.carry):
-            if content is not None:
-                self._adopt(content)
+        """Reply, state and carry in one rename; `ContentError` if what the worker left is not whole."""
+        for content in answer.contents():
+            self._adopt(content, answer.envelopes)
         self._blobs.sync()
         failpoints.reach("daemon:blobs-durable")
-        reply = Reply(
-            answer.content, self._size(answer.content), sign(answer.order, answer.content)
-        )
-        kept = replace(self.kept, replies={**self.kept.replies, answer.order: reply})
-        if answer.state is not None:
-            kept = replace(kept, state=answer.state)
-        if answer.carry is not None:
-            kept = replace(kept, carry=answer.carry)
-        self._replace(kept)
+        size = sum(part.size for part in self._parts(answer.content, answer.envelopes))
+        reply = Reply(answer.content, size, sign(answer.order, answer.content))
+        self._replace(self.kept.answered(answer.order, reply, answer))
         failpoints.reach("daemon:committed")
         self.empty_outgoing()
 
     def commit_failure(self, order: str, failure: Failure, sign: Sign) -> None:
         """Answer an order with an error; the member stays as it was."""
-        content = self._blobs.put([Envelope(failure=failure).encode()])
-        self.commit(Answer(order, content), sign)
+        self.commit(self.reword(Answer(order, ""), Envelope(failure=failure)), sign)
 
     def forget(self, order: str) -> None:
-        """Its receipt has come. Durable with the next commit or sweep: until then a kill costs one repeat."""
-        replies = {o: reply for o, reply in self.kept.replies.items() if o != order}
-        done = (*self.kept.done, order)[-self._remembered :]
-        self.kept = replace(self.kept, replies=replies, done=done)
-        self._forgotten = True
+        """Its receipt has come. Durable with the next commit or `settle`: a kill before costs a repeat."""
+        self.kept = self.kept.receipted(order, self._remembered)
+
+    def settle(self) -> None:
+        """Make durable what was forgotten, so that a sweep may drop it."""
+        if self.kept is not self._written:
+            self._replace(self.kept)
 
     def _replace(self, kept: Kept) -> None:
-        data = kept.encode()
+        data, forgotten = kept.encode(), self.kept is not self._written
         failpoints.reach("daemon:written")
         files.replace(self._path, data)
-        self.kept = kept
-        if self._forgotten:
-            self._forgotten = False
+        self.kept = self._written = kept
+        if forgotten:
             failpoints.reach("daemon:forgotten")
 
-    def left(self, content: str) -> Envelope:
-        """The envelope that the worker left; `ContentError` if there is none."""
-        return self._envelope_out(content)
+    def left(self, answer: Answer) -> Envelope:
+        """The envelope of the reply that the worker left; `ContentError` if there is none."""
+        return self._envelope_out(answer.content, answer.envelopes)
 
     def reword(self, answer: Answer, envelope: Envelope) -> Answer:
         """The same answer with another content, which has no arrays that lie nowhere yet."""
-        data = envelope.encode()
-        name = "sha256:" + hashlib.sha256(data).hexdigest()
-        (self.outgoing / name[7:]).write_bytes(data)
-        return replace(answer, content=name)
+        text = envelope.encode().decode()
+        name = name_of(text)
+        return replace(answer, content=name, envelopes={**answer.envelopes, name: text})
 
     def own(self, digest: str) -> None:
         """Copy what the worker wrote to where it cannot write, if it is what it is called."""
@@ -207,9 +140,10 @@ class Spool:
         """Where a blob lies that is the daemon's own, or that an order brought."""
         return self._blobs.path(digest) if self._blobs.has(digest) else self._inbox.path(digest)
 
-    def _adopt(self, content: str) -> None:
+    def _adopt(self, content: str, envelopes: Envelopes) -> None:
         """Take a content's files over from the worker. What is kept already is not looked at again."""
-        for digest in (content, *self._envelope_out(content).blobs()):
+        blobs = self._envelope_out(content, envelopes).blobs()
+        for digest in blobs if self._text(content, envelopes) else (content, *blobs):
             written = self.outgoing / digest[7:]
             if written.is_file():
                 self._blobs.adopt(self._taken(written), digest)
@@ -228,9 +162,13 @@ class Spool:
             raise ContentError("the worker left a link where a file belongs")
         return taken
 
-    def _envelope_out(self, content: str) -> Envelope:
+    def _envelope_out(self, content: str, envelopes: Envelopes) -> Envelope:
         if not is_digest(content):
             raise ContentError("the worker names something that is no digest")
+        if (text := self._text(content, envelopes)) is not None:
+            if name_of(text) != content:
+                raise ContentError(f"what the worker calls {content} is not it")
+            return _decoded(text.encode())
         written = self.outgoing / content[7:]
         try:
             return Envelope.decode(
@@ -240,6 +178,10 @@ class Spool:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise
             raise ContentError(f"the worker names {content}, and has not written it") from None
+
+    def _text(self, content: str, more: Envelopes) -> str | None:
+        """An envelope that is no file: one that is kept, or one of these."""
+        return self.kept.envelopes.get(content, more.get(content))
 
     def empty_outgoing(self) -> None:
         """Drop what a worker wrote that was not taken."""
@@ -251,18 +193,25 @@ class Spool:
 
     # --- replies --------------------------------------------------------------------------------
 
-    def parts(self, order: str) -> list[tuple[str, int, Path]]:
-        """(digest, bytes, file) of a reply's envelope and blobs. D106 if one is gone."""
-        content = self.kept.replies[order].content
+    def parts(self, order: str) -> list[Part]:
+        """A reply's envelope and blobs. D106 if one is gone."""
         with files.disk_errors(self.root):
-            digests = (content, *self._envelope(content).blobs())
-            return [(d, self._blobs.size(d), self._blobs.path(d)) for d in digests]
+            return self._parts(self.kept.replies[order].content, {})
+
+    def _parts(self, content: str, more: Envelopes) -> list[Part]:
+        text, store = self._text(content, more), self._blobs
+        data = store.read(content) if text is None else text.encode()
+        first = [] if text is None else [Part(content, len(data), data)]
+        blobs = _decoded(data).blobs()
+        files = blobs if first else (content, *blobs)
+        return [*first, *(Part(file, store.size(file), store.path(file)) for file in files)]
 
     def whole(self, order: str) -> bool:
         """Whether a reply's bytes still are what was signed."""
         try:
-            for digest, _, _ in self.parts(order):
-                self._blobs.check(digest)
+            for part in self.parts(order):
+                if isinstance(part.held, Path):
+                    self._blobs.check(part.digest)
         except (BarnraiseError, ContentError):
             return False
         return True
@@ -272,21 +221,27 @@ class Spool:
 
     def reply(self, order: str) -> Envelope:
         """What is kept as the reply to an order."""
-        return self._envelope(self.kept.replies[order].content)
-
-    def _size(self, content: str) -> int:
-        return sum(self._blobs.size(d) for d in (content, *self._envelope(content).blobs()))
-
-    def _envelope(self, content: str) -> Envelope:
-        """Of a committed reply. The last is remembered: several steps of its way out ask for it."""
-        if self._last is None or self._last[0] != content:
-            self._last = content, Envelope.decode(self._blobs.read(content))
-        return self._last[1]
+        content = self.kept.replies[order].content
+        text = self._text(content, {})
+        return _decoded(self._blobs.read(content) if text is None else text.encode())
 
     # --- contents of orders ---------------------------------------------------------------------
 
+    def bring(self, content: str, data: bytes) -> None:
+        """An envelope has come with its order. One that is not the content's is as if it had not."""
+        if data and digest_of(data) == content:
+            self._brought[content] = data
+
+    def small(self, *contents: str | None) -> dict[str, str]:
+        """Those envelopes of these contents that are not files."""
+        brought = {content: data.decode() for content, data in self._brought.items()}
+        known = {**brought, **self.kept.envelopes}
+        return {c: known[c] for c in contents if c is not None and c in known}
+
     def has(self, digest: str) -> bool:
-        """Whether the inbox has this blob, whole. Also asked by the thread that fetches."""
+        """Whether an order has brought this, whole. Also asked by the thread that fetches."""
+        if digest in self._brought:
+            return True
         if digest in self._unchecked:
             try:
                 self._inbox.check(digest)
@@ -302,39 +257,60 @@ class Spool:
         self._inbox.sync()
 
     def read(self, digest: str) -> bytes:
-        return self._inbox.read(digest)
+        """What an order has brought. Also asked by the thread that fetches."""
+        data = self._brought.get(digest)
+        return self._inbox.read(digest) if data is None else data
 
     def stores(self) -> list[Path]:
         """Where the worker finds blobs."""
         return [self._blobs.root, self._inbox.root]
 
     def sweep(self, contents: set[str]) -> None:
-        """Drop every blob that neither the last commit nor one of these orders' contents needs.
+        """Drop every blob that neither `current.json` nor one of these orders' contents needs.
 
         An order may bring the very bytes of a forgotten reply: the worker then reads the reply's copy,
         which it finds first, so that stays too. Not while something is being fetched.
         """
-        if self._forgotten:
-            self._replace(self.kept)
-        ordered = self._needed(self._inbox, contents)
-        self._drop_but(self._blobs, ordered | self._needed(self._blobs, self.kept.contents()))
+        ordered = self._needed(contents)
+        self._drop_but(self._blobs, ordered | self._needed(self._written.contents()))
         self._drop_but(self._inbox, ordered)
+        self._brought = {name: data for name, data in self._brought.items() if name in contents}
         for path in self.partial.iterdir():
             path.unlink()
 
-    def _needed(self, store: BlobStore, contents: Iterable[str]) -> set[str]:
-        """These contents, and the blobs that they name where the store has them."""
-        needed = set()
+    def _needed(self, contents: Iterable[str]) -> set[str]:
+        """These contents, and the blobs that they name where their envelopes are here."""
+        needed = set(contents)
         for content in contents:
-            needed.add(content)
-            if store.has(content):
-                needed.update(Envelope.decode(store.read(content)).blobs())
+            if (data := self._found(content)) is not None:
+                needed.update(_decoded(data).blobs())
         return needed
+
+    def _found(self, content: str) -> bytes | None:
+        """An envelope, wherever it is."""
+        if (text := self._written.envelopes.get(content)) is not None:
+            return text.encode()
+        if content in self._brought:
+            return self._brought[content]
+        for store in (self._blobs, self._inbox):
+            if store.has(content):
+                return store.read(content)
+        return None
 
     def _drop_but(self, store: BlobStore, needed: set[str]) -> None:
         for digest in set(store.all()) - needed:
             self.spares.keep(store.path(digest))
             store.drop(digest)
+
+
+@lru_cache(maxsize=32)
+def _remembered(data: bytes) -> Envelope:
+    return Envelope.decode(data)
+
+
+def _decoded(data: bytes) -> Envelope:
+    """Several steps of a content's way ask for the same small envelope."""
+    return _remembered(data) if len(data) <= SMALL else Envelope.decode(data)
 
 
 def _read(path: Path) -> bytes:

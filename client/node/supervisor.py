@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """Digests of contents in its outgoing folder; None for a state or carry that stays as it was."""
+    """Digests of contents; None for a state or carry that stays as it was.
+
+    Their envelopes are among `envelopes`, by digest, or in its outgoing folder.
+    """
 
     order: str
     content: str
     state: str | None
     carry: str | None
+    envelopes: Mapping[str, str] = field(default_factory=dict)
 
 
 Heard = Ready | Refused | Tried | Progress | Done
@@ -120,8 +124,9 @@ def parsed(message: Mapping[str, Any]) -> Heard:
             "content": str(content),
             "state": (str() | None) as state,
             "carry": (str() | None) as carry,
-        }:
-            return Done(order, content, state, carry)
+            "envelopes": dict(envelopes),
+        } if all(isinstance(text, str) for text in envelopes.values()):
+            return Done(order, content, state, carry, envelopes)
     raise frames.FrameError("it says nothing that a worker has to say")
 
 

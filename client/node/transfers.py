@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import grpc
 
 from barnraise.client.node.spares import Growing, Spares
-from barnraise.protocols import bulk, canonical
+from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.content import ContentError, Envelope
 from barnraise.protocols.files import FULL
@@ -104,17 +104,13 @@ class Shelf(Protocol):
     def read(self, digest: str) -> bytes: ...
 
 
-def fetch(
-    stub: BulkStub, content: str, size: int, shelf: Shelf, moved: Moved, envelope: bytes = b""
-) -> list[str]:
+def fetch(stub: BulkStub, content: str, size: int, shelf: Shelf, moved: Moved) -> list[str]:
     """Fetch what is missing of a content into `shelf.partial`; the digests of what is complete there.
 
-    `size` is the most that all of it may have, in bytes. An `envelope` that is the content's is not asked
-    for. Raises `Failed` or `Refused`.
+    `size` is the most that all of it may have, in bytes. Raises `Failed` or `Refused`.
     """
     fetched = _Fetch(stub, size, shelf, moved)
     try:
-        fetched.brought(content, envelope)
         fetched.blob(content, min(size, ENVELOPE))
         path = shelf.partial / content[7:]
         data = path.read_bytes() if path.is_file() else shelf.read(content)
@@ -135,13 +131,6 @@ class _Fetch:
         self._stub, self._size, self._shelf, self._moved = stub, size, shelf, moved
         self.all = 0
         self.complete: list[str] = []
-
-    def brought(self, digest: str, data: bytes) -> None:
-        """Take these bytes, if they are what has this digest, as if they had been fetched."""
-        path = self._shelf.partial / digest[7:]
-        right = data and len(data) <= self._size and canonical.digest(data) == digest
-        if right and not self._shelf.has(digest) and not path.exists():
-            path.write_bytes(data)
 
     def blob(self, digest: str, most: int, about: int = 0) -> None:
         """`most` bytes at most; `about` so many are expected."""
@@ -186,9 +175,11 @@ class _Fetch:
 
 @dataclass(frozen=True)
 class Part:
+    """`held`: its bytes, or the file that holds them."""
+
     digest: str
     size: int
-    path: Path
+    held: Path | bytes
 
 
 def deliver(
@@ -260,10 +251,14 @@ class _Delivery:
 
 
 def _pieces(part: Part, offset: int) -> Iterator[tuple[int, bytes]]:
-    with part.path.open("rb", buffering=0) as file:
+    if isinstance(part.held, bytes):
+        for at in range(offset, part.size, CHUNK):
+            yield at, part.held[at : at + CHUNK]
+        return
+    with part.held.open("rb", buffering=0) as file:
         while offset < part.size:
             data = os.pread(file.fileno(), min(CHUNK, part.size - offset), offset)
             if not data:
-                raise OSError(f"{part.path} is shorter than it was")
+                raise OSError(f"{part.held} is shorter than it was")
             yield offset, data
             offset += len(data)
