@@ -34,6 +34,7 @@ from barnraise.protocols.canonical import digest as digest_of
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.swap import swap
 
 Sign = Callable[[str, str], Mapping[str, Any]]
 """(order, content) → the reply's statement."""
@@ -104,7 +105,7 @@ class Spool:
     def _replace(self, kept: Kept) -> None:
         data, forgotten = kept.encode(), self.kept is not self._written
         failpoints.reach("daemon:written")
-        files.replace(self._path, data)
+        swap(self._path, data)
         self.kept = self._written = kept
         if forgotten:
             failpoints.reach("daemon:forgotten")

@@ -30,6 +30,7 @@ from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import TransparencyStub
 from barnraise.protocols.notes import Checkpoint, NoteError
+from barnraise.protocols.swap import swap
 from barnraise.protocols.tlog_proof import TlogProof
 from barnraise.protocols.witnessing import Approved, Misconduct, Shown
 
@@ -212,7 +213,7 @@ class Witness:
 
     def _save(self, seen: Seen, to_cosign: Seen | None) -> None:
         try:
-            files.replace(self._path, seen.note)
+            swap(self._path, seen.note)
         except OSError as error:
             self._log.error("the checkpoint that was seen cannot be kept: %s", error)
             return

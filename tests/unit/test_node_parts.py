@@ -17,11 +17,20 @@ from hypothesis import strategies as st
 
 from barnraise.client.node import frames, supervisor, transfers
 from barnraise.client.node.handlers import Files, _Listener
+from barnraise.client.node.kept import Answer, Kept, Reply, name_of
 from barnraise.client.node.logs import Capped
-from barnraise.client.node.spool import Answer, Kept, Reply, Spool
+from barnraise.client.node.spares import LEAST, MARK_EVERY, Growing
+from barnraise.client.node.spool import Spool
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.canonical import digest
-from barnraise.protocols.content import ArrayEntry, Arrays, ContentError, Envelope, Failure
+from barnraise.protocols.content import (
+    ArrayEntry,
+    Arrays,
+    ContentError,
+    Envelope,
+    Failure,
+    Values,
+)
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.tensors import encode
 from barnraise.protocols.transfers import CHUNK
@@ -49,6 +58,10 @@ def content(files: Files, value: float) -> str:
     return files.put([Envelope((("a", Arrays(blob, (ArrayEntry("w"),))),)).encode()])
 
 
+def bytes_of(part: transfers.Part) -> bytes:
+    return part.held if isinstance(part.held, bytes) else part.held.read_bytes()
+
+
 # --- spool ------------------------------------------------------------------------------------------
 
 
@@ -62,8 +75,8 @@ def test_a_commit_is_there_again_after_a_kill(tmp_path: Path) -> None:
     assert again.kept.carry is None
     assert again.kept.replies[ORDER].statement == sign(ORDER, reply)
     parts = again.parts(ORDER)
-    assert [digest(path.read_bytes()) for _, _, path in parts] == [name for name, _, _ in parts]
-    assert sum(size for _, size, _ in parts) == again.kept.replies[ORDER].size
+    assert [digest(bytes_of(part)) for part in parts] == [part.digest for part in parts]
+    assert sum(part.size for part in parts) == again.kept.replies[ORDER].size
     assert again.whole(ORDER)
 
 
@@ -80,10 +93,10 @@ def test_a_worker_that_leaves_links_and_folders_gets_nothing_sent_and_ends_no_no
         first.commit(Answer(ORDER, asked), sign)
     (first.outgoing / digest(b"link")[7:]).symlink_to(secret)
     with pytest.raises(ContentError, match="has not written"):
-        first.left(digest(b"link"))
+        first.left(Answer(ORDER, digest(b"link")))
     os.mkfifo(first.outgoing / digest(b"pipe")[7:])
     with pytest.raises(ContentError, match="has not written"):
-        first.left(digest(b"pipe"))
+        first.left(Answer(ORDER, digest(b"pipe")))
     (first.outgoing / "folder" / "inner").mkdir(parents=True)
     first.empty_outgoing()
     assert not list(first.outgoing.iterdir())
@@ -94,7 +107,7 @@ def test_a_worker_that_leaves_links_and_folders_gets_nothing_sent_and_ends_no_no
 def test_what_is_to_be_measured_is_the_daemons_own_copy(tmp_path: Path) -> None:
     first = spool(tmp_path)
     asked = content(worker(first), 1.0)
-    (blob,) = first.left(asked).blobs()
+    (blob,) = first.left(Answer(ORDER, asked)).blobs()
     with (first.outgoing / blob[7:]).open("r+b") as kept_open:
         first.own(blob)
         kept_open.write(b"another")
@@ -131,9 +144,12 @@ def test_forgetting_keeps_the_last_orders_names_and_frees_the_disk(tmp_path: Pat
     for order in orders:
         held.forget(order)
     held.sweep(set())
+    assert spool(tmp_path).whole(orders[0])  # it is not forgotten durably yet
+    held.settle()
+    held.sweep(set())
     assert held.kept == Kept("run", done=tuple(orders[-3:]))
     assert spool(tmp_path).kept == held.kept
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "current.json"]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and "current.json" not in p.name]
 
 
 def test_what_the_worker_names_must_be_there(tmp_path: Path) -> None:
@@ -170,12 +186,13 @@ def test_an_orders_arrays_that_were_a_reply_stay_where_the_worker_found_them(
     held = spool(tmp_path)
     reply = content(worker(held), 1.0)
     held.commit(Answer(ORDER, reply), sign)
-    for name, _, path in held.parts(ORDER):
-        (held.partial / name[7:]).write_bytes(path.read_bytes())
-    names = [name for name, _, _ in held.parts(ORDER)]
+    for part in held.parts(ORDER):
+        (held.partial / part.digest[7:]).write_bytes(bytes_of(part))
+    names = [part.digest for part in held.parts(ORDER)]
     held.received(names)
     arrays = worker(held).records(reply)["a"]
     held.forget(ORDER)
+    held.settle()
     held.sweep({reply})
     assert arrays["w"].numpy().tolist() == [1.0] * 3
     held.sweep(set())
@@ -187,7 +204,7 @@ def test_contents_are_held_against_their_digests_after_a_restart(tmp_path: Path)
     for data in (b"one", b"two"):
         (held.partial / digest(data)[7:]).write_bytes(data)
     held.received([digest(b"one"), digest(b"two")])
-    path = tmp_path / "inbox" / "sha256" / digest(b"two")[7:9] / digest(b"two")[9:]
+    path = tmp_path / "inbox" / "blobs" / digest(b"two")[7:]
     path.write_bytes(b"2wo")
     again = spool(tmp_path)
     assert again.has(digest(b"one"))
@@ -198,7 +215,7 @@ def test_contents_are_held_against_their_digests_after_a_restart(tmp_path: Path)
 def test_a_damaged_reply_is_noticed(tmp_path: Path) -> None:
     held = spool(tmp_path)
     held.commit(Answer(ORDER, content(worker(held), 1.0)), sign)
-    (_, _, path) = held.parts(ORDER)[1]
+    path = held.find(held.parts(ORDER)[1].digest)
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     assert not held.whole(ORDER)
     path.unlink()
@@ -221,7 +238,9 @@ def test_another_run_begins_with_nothing(tmp_path: Path) -> None:
         '{"run": "run"}',
         '{"run": "run", "state": "x", "carry": null, "replies": {}, "done": []}',
         '{"run": "run", "state": null, "carry": null, "replies": {"x": {}}, "done": []}',
-        '{"run": "run", "state": null, "carry": null, "replies": {}, "done": ["../x"]}',
+        '{"run": "run", "state": null, "carry": null, "replies": {}, "done": ["../x"], "envelopes": {}}',
+        '{"run": "run", "state": null, "carry": null, "replies": {}, "done": [], "envelopes": []}',
+        '{"run": "run", "state": null, "carry": null, "replies": {}, "done": [], "envelopes": {"x": "{}"}}',
     ],
 )
 def test_a_damaged_commit_is_an_error_and_not_a_fresh_start(tmp_path: Path, text: str) -> None:
@@ -243,6 +262,7 @@ KEPT = st.builds(
     st.none() | DIGESTS,
     st.dictionaries(DIGESTS, REPLIES, max_size=3),
     st.lists(DIGESTS, max_size=3).map(tuple),
+    st.lists(st.text(), max_size=2).map(lambda texts: {name_of(text): text for text in texts}),
 )
 
 
@@ -250,6 +270,99 @@ KEPT = st.builds(
 @settings(deadline=None)
 def test_a_commit_comes_back_as_it_was_written(kept: Kept) -> None:
     assert Kept.decode(kept.encode()) == kept
+
+
+# --- small envelopes ----------------------------------------------------------------------------------
+
+
+def said(files: Files, value: float) -> tuple[str, str]:
+    """A content whose envelope the worker says, and its blob."""
+    blob = files.put(encode({"w": np.full(3, value, np.float32)}))
+    envelope = Envelope((("a", Arrays(blob, (ArrayEntry("w"),))),))
+    return files.put_envelope(envelope.encode()), blob
+
+
+def test_a_small_envelope_is_in_the_commit_and_no_file(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    files = worker(held)
+    (reply, blob), (state, _) = said(files, 1.0), said(files, 2.0)
+    assert not (held.outgoing / reply[7:]).exists()
+    held.commit(Answer(ORDER, reply, state, None, files.said), sign)
+    again = spool(tmp_path)
+    assert again.whole(ORDER)
+    assert [part.digest for part in again.parts(ORDER)] == [reply, blob]
+    assert digest(bytes_of(again.parts(ORDER)[0])) == reply
+    assert again.small(reply, state, None) == files.said
+    held.forget(ORDER)
+    held.settle()
+    held.sweep(set())
+    assert held.small(reply, state) == {state: files.said[state]}
+    assert not held.find(blob).exists()
+    taken = worker(held)
+    taken.begin(held.small(state))
+    assert taken.records(state)["a"]["w"].numpy().tolist() == [2.0] * 3
+
+
+def test_a_large_envelope_is_a_file(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    files = worker(held)
+    items = tuple((f"k{n}", "x" * 100) for n in range(frames.SMALL // 100))
+    large = files.put_envelope(Envelope((("c", Values("config", items)),)).encode())
+    assert not files.said
+    held.commit(Answer(ORDER, large, large), sign)
+    again = spool(tmp_path)
+    assert not again.small(large)
+    (part,) = again.parts(ORDER)
+    assert isinstance(part.held, Path)
+    assert again.whole(ORDER)
+    assert worker(again).records(large)["c"]["k0"] == "x" * 100
+
+
+def test_an_envelope_under_another_name_is_not_taken(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    files = worker(held)
+    reply, _ = said(files, 1.0)
+    another = Envelope(failure=Failure(2, "another")).encode().decode()
+    with pytest.raises(ContentError, match="is not it"):
+        held.commit(Answer(ORDER, reply, envelopes={reply: another}), sign)
+    with pytest.raises(ContentError):
+        held.commit(Answer(ORDER, reply, envelopes={digest(b"x"): files.said[reply]}), sign)
+    assert held.kept == Kept("run")
+
+
+def test_what_comes_with_an_order_is_taken_for_its_content_alone(tmp_path: Path) -> None:
+    held, source = spool(tmp_path), Source([ENVELOPE])
+    held.bring(NAME, b"something else")
+    assert fetch(source, held) == [NAME]
+    (held.partial / NAME[7:]).unlink()
+    held.bring(NAME, ENVELOPE)
+    assert fetch(source, held) == []
+    assert len(source.asked) == 1
+    assert held.small(NAME) == {NAME: ENVELOPE.decode()}
+    held.sweep({NAME})
+    assert held.has(NAME)
+    held.sweep(set())
+    assert not held.has(NAME)
+
+
+def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) -> None:
+    """A kill leaves old bytes behind the new ones: they must never count."""
+    held = spool(tmp_path)
+    size = MARK_EVERY + 3 * LEAST
+    for written, counts in ((LEAST, 0), (MARK_EVERY + LEAST, MARK_EVERY + LEAST)):
+        (tmp_path / "old").write_bytes(b"o" * size)
+        held.spares.keep(tmp_path / "old")
+        path = held.partial / f"{written}"
+        growing = Growing(path, held.spares, size)
+        growing.write(b"n" * written)
+        os.close(growing._fd)  # killed
+        again = Growing(path, held.spares, size)
+        assert again.at == counts
+        again.write(b"m" * (size - 1 - again.at))
+        again.close()
+        assert path.read_bytes() == b"n" * counts + b"m" * (size - 1 - counts)
+        assert [p.name for p in held.partial.iterdir()] == [path.name]
+        path.unlink()
 
 
 # --- frames -----------------------------------------------------------------------------------------

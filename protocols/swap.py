@@ -1,0 +1,48 @@
+"""A small file that is replaced all the time, by one exchange of names where the kernel has it.
+
+What was replaced stays beside it as `.NAME.spare` and is written over by what comes next, so that no file is
+made or removed: that can cost a disk more than to write and sync the bytes. Never for what must be gone
+once it is replaced, as a key.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+from barnraise.protocols.files import fsync
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def swap(path: Path, data: bytes) -> None:
+    """Write a file (0600) in place of the one that may be there; durable on return. A kill leaves either."""
+    spare = path.with_name(f".{path.name}.spare")
+    fd = os.open(spare, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    if not _exchanged(spare, path):
+        spare.rename(path)
+    fsync(path.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Each has the other's name now; False where there is no other yet, or where this is not to be had."""
+    if not hasattr(_libc, "renameat2"):
+        return False
+    if not _libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOENT, *_CANNOT):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
