@@ -21,6 +21,7 @@ from torch import nn
 
 from barnraise.client.app import record_of
 from barnraise.client.node.confinement import Confinement
+from barnraise.client.node.kept import name_of
 from barnraise.client.node.supervisor import Done, Gone, Ready, Said, Worker
 from barnraise.client.tasks import load_task
 from barnraise.client.training import Inner, train
@@ -91,16 +92,16 @@ class Bench:
             assert not isinstance(fact, Gone | Done), (fact, self.log)
 
     def order(self, records: RecordDict, number: int = 1, carry: str | None = None) -> None:
-        store = BlobStore(self.root / "orders")
-        content = store.put_envelope(flower.encode(records, store).encode())
+        store = BlobStore(self.root / "orders", flat=True)
+        text = flower.encode(records, store).encode().decode()
         store.sync()
         about = {"type": "train", "group": "1", "ttl": 60.0, "created": 0.0, "seed": SEED.hex()}
-        rest = {"id": f"order-{number}", "content": content, "state": None, "carry": carry}
-        self.worker.send({**about, **rest})
+        rest = {"id": f"order-{number}", "content": name_of(text), "state": None, "carry": carry}
+        self.worker.send({**about, **rest, "envelopes": {name_of(text): text}})
 
     def reply(self) -> Envelope:
         done = self.hears(Done)
-        return Envelope.decode((self.root / "out" / done.content[7:]).read_bytes())
+        return Envelope.decode(done.envelopes[done.content].encode())
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The weights of the next reply, moved out of the worker's folder as the daemon does."""
