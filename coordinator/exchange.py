@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,16 @@ Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
 
 @dataclass(frozen=True)
 class Handed:
-    """A reply that is all in. `files` are those of its parts that came; the Grid's thread takes them.
+    """A reply that is all in: those of its parts that came, which the Grid's thread takes.
 
-    Those that are `synced` are on the disk, as far as their bytes go.
+    `files`, of which those that are `synced` are on the disk, as far as their bytes go; and `envelope`,
+    where that is no file.
     """
 
     delivery: Delivery
-    files: Mapping[str, Path]
+    files: Mapping[str, Path] = field(default_factory=dict)
     synced: frozenset[str] = frozenset()
+    envelope: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Exchange(ExchangeServicer):
             yield from self._take_in(name, desk, offer, sent.cap, request_iterator)
             return
         if desk.standing(offer.order) == "withdrawn":
-            self._hand_in(name, desk, offer, offer.claimed(0), {})
+            self._hand_in(name, desk, offer, offer.claimed(0))
         desk.repeat(offer.order)
         yield pb.ToMember(wanted=pb.Wanted())
         yield pb.ToMember(taken=pb.Taken())
@@ -164,7 +166,7 @@ class Exchange(ExchangeServicer):
         self, name: str, desk: Desk, offer: Offer, cap: int, pieces: Iterator[Said]
     ) -> Iterator[pb.ToMember]:
         if offer.size > cap:
-            self._hand_in(name, desk, offer, offer.claimed(cap), {})
+            self._hand_in(name, desk, offer, offer.claimed(cap))
             raise refusals.too_large(offer.size, cap)
         with closing(self._arrival(name, desk, offer)) as arrival, self._claim(arrival) as claim:
             wants = [pb.Want(digest=digest, offset=at) for digest, at in arrival.wanted()]
@@ -176,8 +178,7 @@ class Exchange(ExchangeServicer):
                     claim.spent(moved)
                     percent_in = percent(arrival.done, arrival.total)
                     self._office.presence.detail(name, "delivering", percent_in)
-        synced = frozenset(arrival.synced)
-        self._hand_in(name, desk, offer, offer.size, arrival.files, synced)
+        self._hand_in(name, desk, offer, offer.size, arrival)
         yield pb.ToMember(taken=pb.Taken())
 
     def _arrival(self, name: str, desk: Desk, offer: Offer) -> Arrival:
@@ -189,6 +190,7 @@ class Exchange(ExchangeServicer):
             return Arrival(
                 self._office.folder / name,
                 offer.parts,
+                offer.content,
                 spared=spared,
                 clear=not desk.expects_verdict(),
                 durable=self._office.durable,
@@ -223,18 +225,15 @@ class Exchange(ExchangeServicer):
         return said
 
     def _hand_in(
-        self,
-        name: str,
-        desk: Desk,
-        offer: Offer,
-        size: int,
-        files: Mapping[str, Path],
-        synced: frozenset[str] = frozenset(),
+        self, name: str, desk: Desk, offer: Offer, size: int, came: Arrival | None = None
     ) -> None:
-        if desk.take(offer.order):
-            at = self._office.now()
-            delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
-            self._office.hand_in(Handed(delivery, files, synced))
+        if not desk.take(offer.order):
+            return
+        at = self._office.now()
+        delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
+        self._office.hand_in(
+            Handed(delivery, came.files, came.synced, came.envelope) if came else Handed(delivery)
+        )
 
 
 def add_exchange(servicer: Exchange, server: grpc.Server) -> None:

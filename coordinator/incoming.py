@@ -2,7 +2,8 @@
 
 Nothing is written before the offer is known to fit. Each part is hashed while it flows; a cut transfer
 leaves its file, and the next one goes on where that ends, also after a restart. Every member has a
-folder of its own, so nobody's bytes stand in for another's. Knows nothing of gRPC or of the blob store.
+folder of its own, so nobody's bytes stand in for another's. A small envelope stays in memory and comes
+again after a cut: its file would cost more. Knows nothing of gRPC or of the blob store.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
-SMALL = 1 << 16  # bytes up to which nothing is gained by syncing a part before its reply is judged
+SMALL = (
+    1 << 16
+)  # bytes up to which an envelope is no file, and nothing is gained by syncing a part early
 _BIG = 1 << 36  # bytes: a claimed size above this is recorded as this
 
 
@@ -70,23 +74,13 @@ def _statement(data: bytes) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-class _Flow:
-    """One wanted part and its file. The hash is of what the file holds."""
+class _Flow(ABC):
+    """One wanted part. The hash is of what has come; `at` is how much that is."""
 
-    def __init__(self, part: Part, path: Path) -> None:
-        self.part, self.path = part, path
+    def __init__(self, part: Part) -> None:
+        self.part = part
         self.hasher = hashlib.sha256()
         self.at = 0
-        if path.exists() and path.stat().st_size > part.size:
-            path.unlink()
-        if path.exists():
-            with path.open("rb") as file:
-                while data := file.read(CHUNK):
-                    self.hasher.update(data)
-                    self.at += len(data)
-        if self.at == part.size and not self.right:
-            path.unlink()
-            self.hasher, self.at = hashlib.sha256(), 0
 
     @property
     def whole(self) -> bool:
@@ -96,37 +90,144 @@ class _Flow:
     def right(self) -> bool:
         return self.hasher.hexdigest() == self.part.digest[7:]
 
+    def take(self, data: bytes | memoryview) -> None:
+        """The next bytes."""
+        self._keep(data)
+        self.hasher.update(data)
+        self.at += len(data)
+
+    @abstractmethod
+    def _keep(self, data: bytes | memoryview) -> None: ...
+
+    def settle(self) -> None:  # noqa: B027
+        """All of it is here, and right."""
+
+    def drop(self) -> None:  # noqa: B027
+        """What is here is wrong."""
+
+    def close(self) -> None:  # noqa: B027
+        """No more will come for now."""
+
+
+class _Held(_Flow):
+    """A small part that stays in memory. A cut transfer loses it, and it comes again."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part)
+        self.data = bytearray()
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+
+class _Filed(_Flow):
+    """A part and its file, which outlives a cut, and this process. `durable`: it is synced once whole."""
+
+    def __init__(self, part: Part, path: Path, durable: bool) -> None:
+        super().__init__(part)
+        self.path, self._durable = path, durable
+        self._fd = -1
+        self._early: EarlyWriteback | None = None
+        self.synced = False
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on behind what an earlier transfer left, unless it cannot be right."""
+        try:
+            file = self.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return
+        with file:
+            fits = os.fstat(file.fileno()).st_size <= self.part.size
+            while fits and (data := file.read(CHUNK)):
+                self.hasher.update(data)
+                self.at += len(data)
+        if not fits or (self.whole and not self.right):
+            self.path.unlink()
+            self.hasher, self.at = hashlib.sha256(), 0
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            self._early = EarlyWriteback(self._fd, self.at) if self._durable else None
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        if self._early is not None:
+            self._early.grown(self.at + len(data))
+
+    def settle(self) -> None:
+        """What could not be synced is dropped: a second fsync would not say so again."""
+        if not self._durable or self.part.size <= SMALL:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            self.drop()
+            raise
+        self.synced = True
+
+    def drop(self) -> None:
+        self.path.unlink()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
 
 class Arrival:
-    """One reply's parts flowing into its member's folder. Owned by the thread of the call.
+    """One reply's parts flowing in: files in its member's folder, and its envelope in memory where that
+    is small. Owned by the thread of the call.
 
-    `spared` says which parts need not come. `folder` is cleared of what this offer does not name, if
-    `clear`: a member's abandoned transfers must not fill the disk.
+    `content` is the envelope's digest. `spared` says which parts need not come. `folder` is cleared of
+    what this offer does not name, if `clear`: a member's abandoned transfers must not fill the disk.
     """
 
     def __init__(
         self,
         folder: Path,
         parts: Sequence[Part],
+        content: str = "",
         *,
         spared: Callable[[str], bool] = lambda digest: False,
         clear: bool = True,
         durable: bool = True,
     ) -> None:
-        self._durable = durable
         folder.mkdir(parents=True, exist_ok=True)
         names = {part.digest[7:] for part in parts}
         for file in folder.iterdir() if clear else ():
             if file.name not in names:
                 file.unlink()
-        self.files = {p.digest: folder / p.digest[7:] for p in parts if not spared(p.digest)}
-        flows = [_Flow(p, self.files[p.digest]) for p in parts if p.digest in self.files]
-        self._flows = [flow for flow in flows if not flow.whole]
+        self._all = [
+            _Held(part)
+            if part.digest == content and part.size <= SMALL
+            else _Filed(part, folder / part.digest[7:], durable)
+            for part in parts
+            if not spared(part.digest)
+        ]
+        self._flows = [flow for flow in self._all if not flow.whole]
         self.total = sum(part.size for part in parts)
         self.done = self.total - sum(flow.part.size - flow.at for flow in self._flows)
-        self.synced: set[str] = set()  # of `files`, those that are on the disk
-        self._fd = -1
-        self._early: EarlyWriteback | None = None
+
+    @property
+    def envelope(self) -> bytes | None:
+        """The envelope, if it came and is no file."""
+        held = (bytes(flow.data) for flow in self._all if isinstance(flow, _Held))
+        return next(held, None)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where the other parts lie that came."""
+        return {flow.part.digest: flow.path for flow in self._filed()}
+
+    @property
+    def synced(self) -> frozenset[str]:
+        """Of `files`, those that are on the disk."""
+        return frozenset(flow.part.digest for flow in self._filed() if flow.synced)
+
+    def _filed(self) -> Iterator[_Filed]:
+        return (flow for flow in self._all if isinstance(flow, _Filed))
 
     def wanted(self) -> list[tuple[str, int]]:
         """(digest, offset) of what is still to come, in the sequence in which it must."""
@@ -146,43 +247,21 @@ class Arrival:
             raise refusals.out_of_place(f"the next piece is {expected}")
         if not 1 <= len(data) <= CHUNK or flow.at + len(data) > flow.part.size:
             raise refusals.out_of_place(f"a piece of {len(data)} bytes at {flow.at}")
-        self._write(flow, data)
-        flow.hasher.update(data)
-        flow.at += len(data)
-        if self._durable and self._early is not None:
-            self._early.grown(flow.at)
+        flow.take(data)
         self.done += len(data)
         if flow.whole:
             self._finish(flow)
 
-    def _write(self, flow: _Flow, data: bytes | memoryview) -> None:
-        if self._fd < 0:
-            self._fd = os.open(flow.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            self._early = EarlyWriteback(self._fd, flow.at)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
     def _finish(self, flow: _Flow) -> None:
-        if not flow.right:
-            self.close()
-            flow.path.unlink()
-            raise refusals.wrong_bytes(flow.part.digest)
-        if self._durable and flow.part.size > SMALL:
-            self._sync(flow)
-            self.synced.add(flow.part.digest)
-        self.close()
+        try:
+            if not flow.right:
+                flow.drop()
+                raise refusals.wrong_bytes(flow.part.digest)
+            flow.settle()
+        finally:
+            flow.close()
         del self._flows[0]
 
-    def _sync(self, flow: _Flow) -> None:
-        """What could not be synced is dropped: a second fsync would not say so again."""
-        try:
-            os.fsync(self._fd)
-        except OSError:
-            flow.path.unlink()
-            raise
-
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._flows:
+            self._flows[0].close()

@@ -28,7 +28,6 @@ from barnraise.coordinator.desk import Desk, Part, Sent, Told
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.exchange import Exchange, Handed, Office, add_exchange
 from barnraise.coordinator.fleet import Delivery, Order, Receipt, reply_cap
-from barnraise.coordinator.incoming import SMALL
 from barnraise.coordinator.ports import bind
 from barnraise.coordinator.presence import OBJECTS, RESTARTING, Presence
 from barnraise.coordinator.prover import Prover
@@ -256,11 +255,9 @@ class SessionFleet:
         delivery = handed.delivery
         self._judging[delivery.order] = delivery.member
         for digest, path in handed.files.items():
-            if digest != delivery.content or delivery.size > SMALL or not path.exists():
-                self._blobs.adopt(path, digest, synced=digest in handed.synced)
-            else:
-                self._blobs.put_envelope(path.read_bytes())
-                path.unlink()
+            self._blobs.adopt(path, digest, synced=digest in handed.synced)
+        if handed.envelope is not None:
+            self._blobs.put_envelope(handed.envelope)
         return delivery
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> None:

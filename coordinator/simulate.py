@@ -34,7 +34,7 @@ from barnraise.coordinator.log import Log
 from barnraise.coordinator.plans import Plan, plan_again, source_kept
 from barnraise.coordinator.runlog import RunLog
 from barnraise.coordinator.witnesses import cosign_all
-from barnraise.protocols import flower
+from barnraise.protocols import allocator, flower
 from barnraise.protocols.apps import app_digest, code_kept
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import disk_errors
@@ -42,6 +42,7 @@ from barnraise.protocols.identity import SIMULATED
 from barnraise.protocols.randomness import commitment, derive
 
 FEDERATION = SIMULATED
+KEPT_FREE = 64 << 20  # bytes of memory that are not given back between handlers
 STALL_AFTER = 10  # identical roster calls in a row, with nothing sent between
 
 
@@ -133,7 +134,11 @@ class Fleets(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """Every member in this process, one handler at a time."""
+    """Every member in this process, one handler at a time.
+
+    What handlers free stays with the process from then on (`allocator.settle`): each would else touch a
+    model's worth of memory anew.
+    """
 
     faults: Faults | None = None
 
@@ -143,6 +148,7 @@ class InProcess:
     @contextmanager
     def open(self, setting: Setting) -> Iterator[Fleet]:
         plan, place = setting.plan, setting.place
+        allocator.settle(KEPT_FREE)
         fleet = LocalFleet(
             plan.client(place.app),
             setting.members,

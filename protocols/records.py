@@ -8,12 +8,12 @@ Knows neither messages nor apps.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -28,10 +28,12 @@ from barnraise.protocols.tensors import (
     Spec,
     Tensor,
     holds,
+    load_all,
     size_of,
 )
 from barnraise.protocols.tensors import encode as encode_blob
 
+_SMALL = 4 << 20  # bytes of a blob whose arrays are read together
 _NAMES = {dtype: name for name, dtype in NATIVE.items()}
 
 
@@ -60,20 +62,51 @@ class BlobSink(BlobSource, Protocol):
 # --- arrays ---------------------------------------------------------------------------------------
 
 
+class _Together:
+    """The arrays of one record: whoever asks for the first wants the others next.
+
+    If their blob is small, one call reads them all. What was read and not yet asked for is kept for one
+    record only, in the whole process: an app that looks at the first array of each reply holds no more.
+    """
+
+    _read: ClassVar[tuple[_Together | None, dict[str, NDArray[Any]]]] = (None, {})
+
+    def __init__(self, first: str, path: Path, specs: Collection[Spec]) -> None:
+        self._first, self._path, self._specs = first, path, specs
+
+    def load(self, spec: Spec) -> NDArray[Any]:
+        """The array of this spec, private and writable. Threads may ask at once: each gets its own."""
+        whose, arrays = _Together._read
+        if whose is self and (array := arrays.pop(spec.name, None)) is not None:
+            return array
+        if spec.name != self._first:
+            return spec.open(self._path).load()
+        arrays = load_all(self._path, self._specs)
+        array = arrays.pop(spec.name)
+        _Together._read = (self, arrays)
+        return array
+
+
 class LazyArray(Array):
     """A flwr `Array` whose bytes stay in a blob on disk until they are asked for.
 
     `numpy()` reads them into a private, writable array; `data` builds npy bytes afresh each time.
     Setting any field turns it into an ordinary array. flwr goes by the class name: keep it.
+    `together`: the arrays of its record, where they are small.
     """
 
     def __init__(
-        self, digest: str, path: Path, spec: Spec, raw: tuple[str, str, tuple[int, ...]] | None
+        self,
+        digest: str,
+        path: Path,
+        spec: Spec,
+        raw: tuple[str, str, tuple[int, ...]] | None,
+        together: _Together | None = None,
     ) -> None:
-        stype, dtype, shape = raw or (NUMPY, spec.dtype_name, spec.shape)
-        self.__dict__.update(
-            dtype=dtype, shape=shape, stype=stype, _blob=(digest, path, spec), _raw=raw is not None
-        )
+        held = self.__dict__
+        held["stype"], held["dtype"], held["shape"] = raw or (NUMPY, spec.dtype_name, spec.shape)
+        held["_blob"], held["_raw"] = (digest, path, spec), raw is not None
+        held["_together"] = together
 
     @property
     def data(self) -> bytes:
@@ -115,7 +148,10 @@ class LazyArray(Array):
         return cast(Spec, spec).open(path)
 
     def numpy(self) -> NDArray[Any]:
-        return self.tensor().load() if self.native else super().numpy()
+        if not self.native:
+            return super().numpy()
+        together = cast("_Together | None", self.__dict__["_together"])
+        return self.tensor().load() if together is None else together.load(self.spec)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Array):
@@ -314,16 +350,24 @@ def decode(envelope: Envelope, source: BlobSource) -> RecordDict:
     return records
 
 
+def _together(record: Arrays, path: Path, specs: Mapping[str, Spec]) -> _Together | None:
+    size = sum(spec.stop - spec.start for spec in specs.values())
+    if len(specs) < 2 or size > _SMALL:
+        return None
+    return _Together(record.entries[0].key, path, specs.values())
+
+
 def _decode_arrays(record: Arrays, source: BlobSource) -> ArrayRecord:
     path, specs = source.path(record.blob), source.specs(record.blob)
     if {e.key for e in record.entries} != set(specs):
         raise ContentError("the envelope names other arrays than its blob holds")
     arrays: dict[str, Array] = {}
+    together = _together(record, path, specs)
     for entry in record.entries:
         spec = specs[entry.key]
         if entry.raw is not None and (spec.dtype != np.uint8 or len(spec.shape) != 1):
             raise ContentError("a serialized array whose blob is not bytes")
-        arrays[entry.key] = LazyArray(record.blob, path, spec, entry.raw)
+        arrays[entry.key] = LazyArray(record.blob, path, spec, entry.raw, together)
     made = ArrayRecord()
     made.__dict__["_data"] = arrays  # item by item, flwr checks what is known here
     return made

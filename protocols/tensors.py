@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +45,7 @@ NATIVE = {name: np.dtype(name) for name in _NUMPY.values()}  # what a blob can h
 MAX_HEADER = 100_000_000  # the safetensors library's own bound
 MAX_DIMENSIONS = 64  # NumPy's
 MAX_BYTES = 2**63 - 1  # NumPy's, counted as if an empty dimension were 1
+_VECTORS = 1024  # parts that one call of the kernel's takes
 
 
 class BlobError(ValueError):
@@ -145,6 +146,34 @@ class Spec:
 
     def open(self, path: Path) -> FileTensor:
         return FileTensor(path, self.start, self.dtype, self.shape)
+
+
+def load_all(path: Path, specs: Collection[Spec]) -> dict[str, NDArray[Any]]:
+    """These tensors of one blob, which follow one another there, as private, writable arrays."""
+    arrays = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
+    parts = [a.reshape(-1).data.cast("B") for a in arrays.values() if a.size]
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        at = min((spec.start for spec in specs), default=0)
+        for first in range(0, len(parts), _VECTORS):
+            at = _read_into_parts(fd, parts[first : first + _VECTORS], at)
+    finally:
+        os.close(fd)
+    return arrays
+
+
+def _read_into_parts(fd: int, parts: list[memoryview], offset: int) -> int:
+    """Fill `parts` one after the other with what is at `offset`; where they end. Or `BlobError`."""
+    while parts:
+        n = os.preadv(fd, parts, offset)
+        if n <= 0:
+            raise BlobError(f"the file ends at byte {offset}")
+        offset += n
+        while parts and n >= len(parts[0]):
+            n -= len(parts.pop(0))
+        if parts:
+            parts[0] = parts[0][n:]
+    return offset
 
 
 def _escape(name: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from barnraise.coordinator import rounds
 from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.desk import Part
-from barnraise.coordinator.incoming import Arrival, Offer
+from barnraise.coordinator.incoming import SMALL, Arrival, Offer
 from barnraise.coordinator.presence import ABSENT, DETAIL_EVERY, Presence, percent
 from barnraise.coordinator.refusals import Refused
 from barnraise.protocols import federation_pb2 as pb
@@ -75,6 +75,37 @@ def test_no_piece_makes_a_file_longer_than_its_part(
     finally:
         arrival.close()
     assert all(f.stat().st_size <= part.size for f in folder.iterdir())
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1, True), (SMALL, True), (SMALL + 1, False)])
+def test_a_small_envelope_is_no_file_and_comes_again_after_a_cut(
+    tmp_path: Path, size: int, kept: bool
+) -> None:
+    folder, envelope, blob = tmp_path / "ada", bytes(size), b"a blob"
+    parts = parts_of(envelope, blob)
+    for came in (1, 2):
+        arrival = Arrival(folder, parts, parts[0].digest)
+        wanted = [name for name, _ in arrival.wanted()]
+        assert wanted == [p.digest for p in parts if kept or came == 1 or p is not parts[0]]
+        if parts[0].digest in wanted:
+            arrival.piece(parts[0].digest, 0, envelope)
+        if came == 2:
+            arrival.piece(parts[1].digest, 0, blob)
+        arrival.close()
+    assert arrival.complete and arrival.done == arrival.total
+    assert arrival.envelope == (envelope if kept else None)
+    assert {d: p.read_bytes() for d, p in arrival.files.items()} == {
+        digest(data): data for data in ([blob] if kept else [envelope, blob])
+    }
+    assert len(list(folder.iterdir())) == len(arrival.files)
+
+
+def test_a_wrong_envelope_in_memory_is_refused(tmp_path: Path) -> None:
+    parts = parts_of(b"envelope", b"blob")
+    arrival = Arrival(tmp_path / "ada", parts, parts[0].digest)
+    with pytest.raises(Refused) as refused:
+        arrival.piece(parts[0].digest, 0, b"envelop!")
+    assert refused.value.code == "N208" and not arrival.complete
 
 
 def test_a_claimed_size_is_recorded_above_the_cap_and_never_without_bound() -> None:
