@@ -191,6 +191,7 @@ class Exchange(ExchangeServicer):
                 self._office.folder / name,
                 offer.parts,
                 offer.content,
+                offer.envelope,
                 spared=spared,
                 clear=not desk.expects_verdict(),
                 durable=self._office.durable,

@@ -20,6 +20,7 @@ from typing import Any
 from barnraise.coordinator import refusals
 from barnraise.coordinator.desk import Part
 from barnraise.protocols import federation_pb2 as pb
+from barnraise.protocols.canonical import digest as digest_of
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
@@ -27,18 +28,22 @@ from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
 SMALL = (
     1 << 16
-)  # bytes up to which an envelope is no file, and nothing is gained by syncing a part early
+)  # bytes up to which an envelope is no file, and no part is synced before it is judged
 _BIG = 1 << 36  # bytes: a claimed size above this is recorded as this
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a member offers for an order. `statement` is None if it is nothing like one."""
+    """What a member offers for an order. `statement` is None if it is nothing like one.
+
+    `envelope` may be the content's own bytes; nobody has looked at them yet.
+    """
 
     order: str
     content: str
     statement: Mapping[str, Any] | None
     parts: tuple[Part, ...]
+    envelope: bytes = b""
 
     @classmethod
     def of(cls, said: pb.Offer) -> Offer:
@@ -53,7 +58,7 @@ class Offer:
             raise refusals.malformed("a part stands twice")
         if said.content not in digests:
             raise refusals.malformed("the content is not among the parts")
-        return cls(said.order, said.content, _statement(said.statement), parts)
+        return cls(said.order, said.content, _statement(said.statement), parts, said.envelope)
 
     @property
     def size(self) -> int:
@@ -112,9 +117,11 @@ class _Flow(ABC):
 class _Held(_Flow):
     """A small part that stays in memory. A cut transfer loses it, and it comes again."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, brought: bytes = b"") -> None:
         super().__init__(part)
         self.data = bytearray()
+        if len(brought) == part.size and digest_of(brought) == part.digest:
+            self.take(brought)
 
     def _keep(self, data: bytes | memoryview) -> None:
         self.data += data
@@ -180,8 +187,9 @@ class Arrival:
     """One reply's parts flowing in: files in its member's folder, and its envelope in memory where that
     is small. Owned by the thread of the call.
 
-    `content` is the envelope's digest. `spared` says which parts need not come. `folder` is cleared of
-    what this offer does not name, if `clear`: a member's abandoned transfers must not fill the disk.
+    `content` is the envelope's digest; `envelope` is taken if it is small and is it. `spared` says which
+    parts need not come. `folder` is cleared of what this offer does not name, if `clear`: a member's
+    abandoned transfers must not fill the disk.
     """
 
     def __init__(
@@ -189,6 +197,7 @@ class Arrival:
         folder: Path,
         parts: Sequence[Part],
         content: str = "",
+        envelope: bytes = b"",
         *,
         spared: Callable[[str], bool] = lambda digest: False,
         clear: bool = True,
@@ -200,7 +209,7 @@ class Arrival:
             if file.name not in names:
                 file.unlink()
         self._all = [
-            _Held(part)
+            _Held(part, envelope)
             if part.digest == content and part.size <= SMALL
             else _Filed(part, folder / part.digest[7:], durable)
             for part in parts

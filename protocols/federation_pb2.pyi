@@ -669,10 +669,13 @@ class Offer(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
     order: _builtins.str
     content: _builtins.str
     statement: _builtins.bytes
     """DSSE by the identity key, kind "reply" """
+    envelope: _builtins.bytes
+    """where it is small: it need not be wanted; empty to come as a piece"""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """the envelope and its blobs"""
@@ -684,10 +687,11 @@ class Offer(_message.Message):
         content: _builtins.str = ...,
         statement: _builtins.bytes = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
+        envelope: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "order", b"order", "parts", b"parts", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "envelope", b"envelope", "order", b"order", "parts", b"parts", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from barnraise.client.node.frames import SMALL
 from barnraise.client.node.spares import Growing, Spares
 from barnraise.protocols import bulk
 from barnraise.protocols import federation_pb2 as pb
@@ -213,6 +214,7 @@ class _Delivery:
             content=parts[0].digest,
             statement=statement,
             parts=[pb.Part(digest=part.digest, size=part.size) for part in parts],
+            envelope=_brought(parts[0]),
         )
         self._moved = moved
         self._wanted: queue.SimpleQueue[list[pb.Want] | None] = queue.SimpleQueue()
@@ -248,6 +250,11 @@ class _Delivery:
         except OSError as error:
             self.problem = error
             raise
+
+
+def _brought(part: Part) -> bytes:
+    """An envelope as its offer brings it; "" to be sent when it is wanted."""
+    return part.held if isinstance(part.held, bytes) and part.size <= SMALL else b""
 
 
 def _pieces(part: Part, offset: int) -> Iterator[tuple[int, bytes]]:

@@ -100,6 +100,35 @@ def test_a_small_envelope_is_no_file_and_comes_again_after_a_cut(
     assert len(list(folder.iterdir())) == len(arrival.files)
 
 
+@pytest.mark.parametrize(
+    ("envelope", "brought", "wanted"),
+    [
+        (b"envelope", b"envelope", False),
+        (b"envelope", b"envelop!", True),
+        (b"envelope", b"envelope and more", True),
+        (b"envelope", b"", True),
+        (bytes(SMALL), bytes(SMALL), False),
+        (bytes(SMALL + 1), bytes(SMALL + 1), True),
+    ],
+    ids=["it", "another", "longer", "none", "the largest", "too large"],
+)
+def test_an_envelope_that_an_offer_brings_is_not_wanted_if_it_is_it(
+    tmp_path: Path, envelope: bytes, brought: bytes, wanted: bool
+) -> None:
+    parts = parts_of(envelope, b"blob")
+    arrival = Arrival(tmp_path / "ada", parts, parts[0].digest, brought)
+    assert arrival.wanted() == [(p.digest, 0) for p in parts if wanted or p is not parts[0]]
+    assert arrival.done == (0 if wanted else len(envelope))
+    if not wanted:
+        assert arrival.envelope == envelope
+
+
+def test_a_reply_of_a_brought_envelope_alone_is_complete(tmp_path: Path) -> None:
+    parts = parts_of(b"envelope")
+    arrival = Arrival(tmp_path / "ada", parts, parts[0].digest, b"envelope")
+    assert arrival.complete and not arrival.wanted() and arrival.envelope == b"envelope"
+
+
 def test_a_wrong_envelope_in_memory_is_refused(tmp_path: Path) -> None:
     parts = parts_of(b"envelope", b"blob")
     arrival = Arrival(tmp_path / "ada", parts, parts[0].digest)
