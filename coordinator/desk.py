@@ -181,6 +181,11 @@ class Desk:
             self._taken.add(order)
             return True
 
+    def asks(self) -> bool:
+        """Whether an order waits for its verdict."""
+        with self._changed:
+            return bool(self._open)
+
     def expects_verdict(self) -> bool:
         """Whether a reply that is all in waits to be judged."""
         with self._changed:

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from flwr.app import UserConfig
 from flwr.clientapp import ClientApp
 
 from barnraise.coordinator import events
+from barnraise.coordinator.aside import Aside
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.faults import Delay, Drop, Fault, Faults, Kill, NoFaults, Poison
 from barnraise.coordinator.fleet import Delivery, Order, Receipt
@@ -29,10 +31,11 @@ from barnraise.protocols import flower, identity, progress, statements
 from barnraise.protocols.blobs import BlobStore
 from barnraise.protocols.content import ContentError, Envelope, Failure
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.flower import Handled
+from barnraise.protocols.flower import Draft, Handled
 from barnraise.protocols.randomness import derive
 
 COMMIT_EVERY = 0.2  # seconds of work that one commit may gather
+AHEAD = 1  # replies that are hashed and written while a handler runs: with more it gained nothing
 
 
 T = TypeVar("T")
@@ -71,6 +74,22 @@ class _Due:
     delivery: Delivery = field(compare=False)
 
 
+_NOTHING = Handled(None, None, None, None)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An order whose handler has run; the blobs of its reply are being put. Or one that has its reply."""
+
+    order: Order
+    sent: float
+    fault: Fault | None
+    delivery: Delivery | None
+    handled: Handled = _NOTHING
+    draft: Draft | None = None
+    puts: Sequence[Future[str]] = ()
+
+
 class LocalFleet:
     """Owned by the thread in which the ServerApp runs; `arrivals` is where the handlers run."""
 
@@ -99,6 +118,7 @@ class LocalFleet:
         self._count = 0
         self._polls = 0
         self._interrupts = Interrupts()
+        self._aside = Aside(blobs)
 
     def roster(self) -> Sequence[identity.Member]:
         return [m.member for m in self._members.values()]
@@ -143,27 +163,43 @@ class LocalFleet:
         self._store.forget([r.order for r in receipts])
 
     def close(self) -> None:
+        self._aside.close()
         self._store.close()
 
     # --- the work -----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Run handlers for a while, then commit what they left, then let their replies go."""
+        """Run handlers for a while, then commit what they left, then let their replies go.
+
+        While a handler runs, the reply of the one before is hashed and written.
+        """
         started = time.monotonic()
+        begun: deque[_Begun] = deque()
         done: list[tuple[float, Delivery]] = []
         with flower.generators_kept(), self._interrupts.heard():
             while self._queue and time.monotonic() - started < COMMIT_EVERY:
                 order, sent = self._queue.popleft()
-                fault = self._fault(order)
-                delivery = self._store.replied(order.id) or self._perform(order, fault)
-                if not isinstance(fault, Drop):
-                    delay = fault.seconds if isinstance(fault, Delay) else 0.0
-                    done.append((sent + delay, replace(delivery, at=sent + delay)))
+                if any(b.order.member == order.member for b in begun):
+                    self._finish(begun, done)
+                begun.append(self._begin(order, sent))
+                self._finish(begun, done, but=AHEAD)
+            self._finish(begun, done)
         self._blobs.sync()
         self._store.commit()
         for at, delivery in done:
             self._count += 1
             heapq.heappush(self._due, _Due(at, self._count, delivery))
+
+    def _finish(
+        self, begun: deque[_Begun], done: list[tuple[float, Delivery]], but: int = 0
+    ) -> None:
+        """Stage what was begun, in its sequence, `but` for as many; take its deliveries to `done`."""
+        while len(begun) > but:
+            one = begun.popleft()
+            delivery = one.delivery or self._perform(one)
+            if not isinstance(one.fault, Drop):
+                at = one.sent + (one.fault.seconds if isinstance(one.fault, Delay) else 0.0)
+                done.append((at, replace(delivery, at=at)))
 
     def _take_due(self) -> list[Delivery]:
         arrived = []
@@ -174,13 +210,22 @@ class LocalFleet:
     def _fault(self, order: Order) -> Fault | None:
         return self._faults.of(order.member.name, order.round, order.type)
 
-    def _perform(self, order: Order, fault: Fault | None) -> Delivery:
-        """Run the handler, encode and sign its reply, stage what goes with it."""
-        member = self._members[order.member.name]
-        handled = self._handle(order, member, fault)
+    def _begin(self, order: Order, sent: float) -> _Begun:
+        """Run the handler and have its reply's blobs put; nothing to do for an order that has its reply."""
+        fault = self._fault(order)
+        if (delivery := self._store.replied(order.id)) is not None:
+            return _Begun(order, sent, fault, delivery)
+        handled = self._handle(order, self._members[order.member.name], fault)
         if handled.log:
             self._site_log(order.member.name, handled.log)
-        envelope, data, handled = self._encode(handled, fault)
+        handled, drafted = self._draft(handled, fault)
+        puts = [self._aside.put(data) for data in drafted.unnamed] if drafted is not None else []
+        return _Begun(order, sent, fault, None, handled, drafted, puts)
+
+    def _perform(self, begun: _Begun) -> Delivery:
+        """Name and sign the reply that was begun, stage what goes with it."""
+        order, member = begun.order, self._members[begun.order.member.name]
+        envelope, data, handled = self._encode(begun)
         content = self._blobs.put_envelope(data)
         size = len(data) + sum(self._blobs.size(blob) for blob in envelope.blobs())
         delivery = Delivery(
@@ -221,30 +266,41 @@ class LocalFleet:
                 why = f"KeyboardInterrupt at {flower.place_of(error)}"
                 return Handled(None, Failure(flower.RAISED, why), None, None, why)
 
-    def _encode(self, handled: Handled, fault: Fault | None) -> tuple[Envelope, bytes, Handled]:
-        """The reply's envelope and its bytes; a reply that has no such form is a failure."""
-        if handled.failure is not None:
-            envelope = Envelope(failure=handled.failure)
-            return envelope, envelope.encode(), handled
-        assert handled.reply is not None
+    def _draft(self, handled: Handled, fault: Fault | None) -> tuple[Handled, Draft | None]:
+        """What the reply holds; one that has no such form is a failure."""
+        if handled.reply is None:
+            return handled, None
         reply = handled.reply
         if isinstance(fault, Poison):
             reply = fault.change(reply) or reply
         try:
-            envelope = flower.encode(reply, self._blobs)
-            data = envelope.encode()
+            return handled, flower.draft(reply, self._blobs)
         except (ContentError, TypeError) as error:
-            failure = Failure(flower.RAISED, f"its reply cannot be sent: {error}")
-            handled = Handled(None, failure, None, None, str(error))
-            envelope = Envelope(failure=failure)
-            return envelope, envelope.encode(), handled
-        return envelope, data, handled
+            return _unsendable(error), None
+
+    def _encode(self, begun: _Begun) -> tuple[Envelope, bytes, Handled]:
+        """The reply's envelope and its bytes; a reply that has no such form is a failure."""
+        handled = begun.handled
+        if begun.draft is not None:
+            envelope = begun.draft.named(put.result() for put in begun.puts)
+            try:
+                return envelope, envelope.encode(), handled
+            except (ContentError, TypeError) as error:
+                handled = _unsendable(error)
+        assert handled.failure is not None
+        envelope = Envelope(failure=handled.failure)
+        return envelope, envelope.encode(), handled
 
     def _sign(self, member: LocalMember, order: Order, content: str) -> Mapping[str, Any]:
         payload = statements.reply_payload(
             self._run.federation, self._run.run, order.id, content, statements.NO_POLICY
         )
         return statements.sign(member.key, member.member.name, "reply", payload)
+
+
+def _unsendable(error: Exception) -> Handled:
+    failure = Failure(flower.RAISED, f"its reply cannot be sent: {error}")
+    return Handled(None, failure, None, None, str(error))
 
 
 def _stalled() -> BarnraiseError:

@@ -47,6 +47,7 @@ from barnraise.protocols.transfers import SERVER_OPTIONS
 __all__ = ["Running", "SessionFleet", "Settings"]
 
 KEPT_FREE = 16 << 20  # bytes of memory that are not given back after a transfer
+LET_GO = 64 << 20  # bytes of replies after which what their transfers left free is given back
 NAMED = 8  # members that a wait names
 PLANS = 64  # contents whose parts are remembered
 LONGEST = 3600.0  # seconds of one wait, which then goes on
@@ -117,6 +118,7 @@ class SessionFleet:
         self._judging: dict[
             str, str
         ] = {}  # order -> member, handed to the Grid and not acknowledged
+        self._came = 0  # bytes of replies since memory was given back
         self._awaited: list[str] = []  # whom `wait_for` has said that it waits for, and since when
         self._awaited_since: float | None = None
         self._bell = threading.Condition()  # the six below are under it
@@ -242,6 +244,7 @@ class SessionFleet:
         for order, member in orders.items():
             if (desk := self._desks.get(member)) is not None:
                 desk.withdraw([order])
+        self._rest()
 
     def arrivals(self, until: float | None) -> Sequence[Delivery]:
         """The next deliveries, their bytes in the store; empty once `until` has passed, or when the
@@ -254,6 +257,7 @@ class SessionFleet:
     def _taken(self, handed: Handed) -> Delivery:
         delivery = handed.delivery
         self._judging[delivery.order] = delivery.member
+        self._came += delivery.size
         for digest, path in handed.files.items():
             self._blobs.adopt(path, digest, synced=digest in handed.synced)
         if handed.envelope is not None:
@@ -266,6 +270,14 @@ class SessionFleet:
             name = self._judging.pop(receipt.order)
             self._desks[name].receipt(self._signed(receipt))
             self._cut_if_stuck(name)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Once nobody is asked for anything: the app is about to put the next model beside what many
+        transfers left free, in pieces that fit nothing."""
+        if self._came >= LET_GO and not any(desk.asks() for desk in self._desks.values()):
+            allocator.trim()
+            self._came = 0
 
     def _signed(self, receipt: Receipt) -> Told:
         payload = {

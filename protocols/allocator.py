@@ -21,6 +21,12 @@ def settle(keep: int) -> None:
         libc.mallopt(_TRIM_THRESHOLD, keep)
 
 
+def trim() -> None:
+    """Give back to the kernel whatever whole pages are free, also between what is in use."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "mallopt") else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ def at_once(act: Callable[[], T], /) -> T:
 class BlobStore:
     """Owned by the thread that drives the run. `durable=False` spares the fsyncs of a throw-away run.
 
+    Others may `put` as well, as long as the owner waits for them before it calls `sync`.
+
     Each write goes through `patiently`, which may try it again until a full disk has room; an fsync never
     does, since what it failed to keep may be gone. What `sync` did not finish, the next one does.
     With `read_only` nothing is made or removed; whoever asks for that puts nothing. A `flat` store is for a
@@ -53,6 +56,7 @@ class BlobStore:
         self.root = root
         self._durable, self._flat = durable, flat
         self.patiently: Patience = at_once
+        self._putting = threading.Lock()
         self._pending: dict[str, Path] = {}
         self._touched: set[Path] = set()
         self._synced: set[str] = set()  # of pending ones, those whose bytes are durable
@@ -75,14 +79,9 @@ class BlobStore:
         for piece in held:
             hasher.update(piece)
         digest = "sha256:" + hasher.hexdigest()
-        if not self._is_whole(digest):
-            temp = self._incoming / hasher.hexdigest()
-            try:
-                self._write(temp, held)
-            except BaseException:
-                temp.unlink(missing_ok=True)
-                raise
-            self._pending[digest] = temp
+        with self._putting:
+            if not self._is_whole(digest):
+                self._pending[digest] = self._written(held, self._incoming / digest[7:])
         return digest
 
     def adopt(self, path: Path, digest: str, *, synced: bool = False) -> None:
@@ -219,6 +218,15 @@ class BlobStore:
 
     def close(self) -> None:
         """Nothing to let go of here."""
+
+    def _written(self, pieces: Sequence[memoryview | bytes], path: Path) -> Path:
+        """Write these bytes there; `path`, which is not left behind half written."""
+        try:
+            self._write(path, pieces)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
 
     def _write(self, path: Path, pieces: Sequence[memoryview | bytes]) -> None:
         new = os.O_CREAT | os.O_EXCL | os.O_WRONLY

@@ -8,8 +8,9 @@ Knows neither messages nor apps.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
 from pathlib import Path
@@ -33,7 +34,7 @@ from barnraise.protocols.tensors import (
 )
 from barnraise.protocols.tensors import encode as encode_blob
 
-_SMALL = 4 << 20  # bytes of a blob whose arrays are read together
+_SMALL = 4 << 20  # bytes of a blob that is put together, and read, in one piece
 _NAMES = {dtype: name for name, dtype in NATIVE.items()}
 
 
@@ -257,24 +258,60 @@ def tensor_of(array: Array) -> Tensor:
 # --- records ⇄ content ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Unnamed:
+    """An array record whose blob lies in memory, in one piece, and is still to be put."""
+
+    data: bytes
+    entries: tuple[ArrayEntry, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Content whose small blobs are still to be put. Whatever becomes of the records, it stays."""
+
+    parts: tuple[tuple[str, Arrays | Values | Unnamed], ...]
+
+    @property
+    def unnamed(self) -> list[bytes]:
+        """The blobs that are still to be put."""
+        return [part.data for _, part in self.parts if isinstance(part, Unnamed)]
+
+    def named(self, digests: Iterable[str]) -> Envelope:
+        """The content, given the digests of those blobs in their sequence."""
+        each = iter(digests)
+        return Envelope(
+            tuple(
+                (name, Arrays(next(each), part.entries) if isinstance(part, Unnamed) else part)
+                for name, part in self.parts
+            )
+        )
+
+
 def encode(records: RecordDict, sink: BlobSink) -> Envelope:
     """The content of `records`; its blobs go to `sink`. `ContentError` if the format cannot hold it.
 
     Elements of NumPy arrays come out as they went in; their `data` comes out in C order.
     """
-    return Envelope(tuple((name, _encode_record(record, sink)) for name, record in records.items()))
+    drafted = draft(records, sink)
+    return drafted.named(sink.put(iter([memoryview(data)])) for data in drafted.unnamed)
+
+
+def draft(records: RecordDict, sink: BlobSink) -> Draft:
+    """The same, but small blobs are left for the caller to put."""
+    return Draft(tuple((name, _encode_record(record, sink)) for name, record in records.items()))
 
 
 def _encode_record(
     record: ArrayRecord | MetricRecord | ConfigRecord, sink: BlobSink
-) -> Arrays | Values:
+) -> Arrays | Values | Unnamed:
     if isinstance(record, ArrayRecord):
         return _encode_arrays(record, sink)
     kind = "metrics" if isinstance(record, MetricRecord) else "config"
-    return Values(kind, tuple((key, value) for key, value in record.items()))
+    return Values(kind, tuple(record.items()))
 
 
-def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays:
+def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays | Unnamed:
     if (known := _unchanged_blob(record, sink)) is not None:
         return Arrays(known, tuple(ArrayEntry(key) for key in record))
     arrays: dict[str, NDArray[Any]] = {}
@@ -288,6 +325,8 @@ def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays:
             entries.append(ArrayEntry(key))
         arrays[key] = elements
     try:
+        if sum(a.nbytes for a in arrays.values()) <= _SMALL:
+            return Unnamed(b"".join(encode_blob(arrays)), tuple(entries))
         return Arrays(sink.put(encode_blob(arrays)), tuple(entries))
     except BlobError as error:
         raise ContentError(str(error)) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PER_MEMBER = 4.0  # MB; a model is 100
+GROWTH = 1.1  # of 4 members' peak, with 16
 APP = BENCHMARKS / "apps" / "flower_round"
 
 
@@ -28,10 +28,10 @@ def peak(place: Path, sites: int, mb: float, strategy: str = "ours") -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "most"), [("ours", 300.0), ("flower", 560.0)])
+@pytest.mark.parametrize(("strategy", "most"), [("ours", 260.0), ("flower", 480.0)])
 def test_l6_flat_memory_at_100_mb_with_4_8_and_16_members(
     tmp_path: Path, strategy: str, most: float
 ) -> None:
     peaks = {sites: peak(tmp_path, sites, 100.0, strategy) for sites in (4, 8, 16)}
     assert peaks[4] <= most, peaks
-    assert peaks[16] - peaks[4] < 12 * PER_MEMBER, peaks
+    assert peaks[16] <= GROWTH * peaks[4], peaks
