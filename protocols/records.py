@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -218,21 +218,40 @@ def one_copy_arrays() -> Iterator[None]:
         Array.from_numpy_ndarray = original  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
+class _Npy:
+    """How `np.save` writes an array: its header, and how long the whole is. `order`: C or F."""
+
+    dtype: np.dtype[Any]
+    header: bytes
+    length: int
+    order: Literal["C", "F"]
+
+
+@lru_cache(maxsize=4096)
+def _npy_forms(name: str, shape: tuple[int, ...]) -> tuple[_Npy, ...]:
+    """The two forms of an array of this dtype and shape; none if a blob cannot hold it natively."""
+    dtype = NATIVE.get(name)
+    if dtype is None or not holds(dtype, shape):
+        return ()
+    size = size_of(shape) * dtype.itemsize
+    headers = {"C": _npy_header(dtype, shape), "F": _npy_header(dtype, shape, fortran=True)}
+    return tuple(_Npy(dtype, h, len(h) + size, cast(Any, order)) for order, h in headers.items())
+
+
 def _native(array: Array) -> NDArray[Any] | None:
     """The elements in C order, without a copy where possible; None if a blob cannot hold them natively.
 
     Reads exactly what `np.save` writes, in C or Fortran order: no length in `array.data` is believed.
     """
-    dtype = NATIVE.get(array.dtype) if array.stype == NUMPY else None
     shape = _shape(array)
-    if dtype is None or not holds(dtype, shape):
+    if array.stype != NUMPY:
         return None
     data = array.data
-    for fortran in (False, True):
-        header = _npy_header(dtype, shape, fortran)
-        if len(data) == len(header) + size_of(shape) * dtype.itemsize and data.startswith(header):
-            flat = np.frombuffer(data, dtype, offset=len(header))
-            return np.asarray(flat.reshape(shape, order="F" if fortran else "C"), order="C")
+    for form in _npy_forms(array.dtype, shape):
+        if len(data) == form.length and data.startswith(form.header):
+            flat = np.frombuffer(data, form.dtype, offset=len(form.header))
+            return np.asarray(flat.reshape(shape, order=form.order), order="C")
     return None
 
 
