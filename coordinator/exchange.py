@@ -32,6 +32,7 @@ from barnraise.protocols.federation_pb2_grpc import ExchangeServicer
 from barnraise.protocols.files import is_full
 from barnraise.protocols.transfers import CHUNK
 
+SHARED = 2 * CHUNK  # bytes of a part up to which it is read once for all who ask for it
 AT_ONCE = 3  # transfers that move at a time, in and out; those whose peer is slow come on top
 
 Said = pb.FromMember | bulk.Piece  # as `bulk.from_member` reads it
@@ -80,13 +81,15 @@ class Office:
 
 
 class Exchange(ExchangeServicer):
-    """Has no state of its own but `unknown`: how many offers were for no order of their member's."""
+    """Has no state of its own but `unknown`, how many offers were for no order of their member's, and the
+    small part that was read last, by its digest."""
 
     def __init__(self, office: Office) -> None:
         self._office = office
         self._lock = threading.Lock()
         self._unknown = 0
         self._turns, self._turns_out = Turns(AT_ONCE), Turns(AT_ONCE)
+        self._shared: tuple[str, tuple[tuple[int, bytes], ...]] | None = None  # set in one step
 
     @property
     def unknown(self) -> int:
@@ -110,7 +113,17 @@ class Exchange(ExchangeServicer):
                 self._office.presence.detail(name, "fetching", percent(at, part.size))
 
     def _chunks(self, part: Part, at: int) -> Iterator[tuple[int, bytes]]:
-        """Each chunk from `at` on, as it is sent, with where it ends. One is in memory at a time."""
+        """Each chunk from `at` on, as it is sent, with where it ends. One is in memory at a time, but
+        for a small part, which the members of a batch ask for together: it is read once for them."""
+        if at or part.size > SHARED:
+            yield from self._read(part, at)
+            return
+        shared = self._shared
+        if shared is None or shared[0] != part.digest:
+            shared = self._shared = part.digest, tuple(self._read(part, 0))
+        yield from shared[1]
+
+    def _read(self, part: Part, at: int) -> Iterator[tuple[int, bytes]]:
         if part.data is not None:
             for start in range(at, part.size, CHUNK):
                 data = part.data[start : start + CHUNK]

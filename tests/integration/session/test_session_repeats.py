@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import grpc
@@ -198,6 +199,31 @@ def test_a_member_fetches_what_its_own_open_orders_name_and_nothing_else(
     ada.deliver(order.id, Reply.good(tmp_path / "reply"))
     house.accept(house.arrivals())
     assert refusal(lambda: ada.fetch(order.content)) == ("NOT_FOUND", "N209")
+
+
+@pytest.mark.parametrize(("size", "reads"), [(LARGE // 2, 3), (LARGE, 8)])
+def test_a_small_part_is_read_once_for_all_who_ask_and_a_large_one_for_each(
+    house: House, monkeypatch: pytest.MonkeyPatch, size: int, reads: int
+) -> None:
+    counted, pread = [], os.pread
+
+    def counting(fd: int, count: int, at: int) -> bytes:
+        counted.append(at)
+        return pread(fd, count, at)
+
+    wholes = {}
+    for value in (1.0, 2.0):
+        sent = house.content(value, size=size)
+        house.fleet.dispatch([house.order(name, content=sent) for name in NAMES[:2]])
+        (blob,) = content.Envelope.decode(house.blobs.read(sent)).blobs()
+        wholes[blob] = house.blobs.read(blob)
+    nodes = [house.node(name) for name in NAMES[:2]]
+    monkeypatch.setattr(os, "pread", counting)
+    for blob, whole in wholes.items():
+        counted.clear()
+        assert [node.fetch(blob) for node in nodes] == [whole, whole]
+        assert len(counted) == reads
+        assert nodes[0].fetch(blob, 7) == whole[7:]
 
 
 def test_fetches_that_nobody_reads_are_cut_when_they_are_too_many(house: House, ada: Node) -> None:
