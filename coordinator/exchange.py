@@ -145,10 +145,7 @@ class Exchange(ExchangeServicer):
     ) -> Iterator[pb.ToMember]:
         """Offer, Wanted, pieces, Taken. Of a reply that is not needed any more nothing is wanted."""
         name, desk = self._office.desk()
-        first = next(request_iterator, None)
-        if not isinstance(first, pb.FromMember) or first.WhichOneof("said") != "offer":
-            raise refusals.nonsense("a delivery begins with its offer")
-        offer = Offer.of(first.offer)
+        offer = self._offer(request_iterator)
         standing = self._standing(name, desk, offer.order)
         if standing == "open" and (sent := desk.sent(offer.order)) is not None:
             yield from self._take_in(name, desk, offer, sent.cap, request_iterator)
@@ -158,6 +155,14 @@ class Exchange(ExchangeServicer):
         desk.repeat(offer.order)
         yield pb.ToMember(wanted=pb.Wanted())
         yield pb.ToMember(taken=pb.Taken())
+
+    @staticmethod
+    def _offer(pieces: Iterator[Said]) -> Offer:
+        """What a delivery begins with; nothing of the message stays beside it."""
+        first = next(pieces, None)
+        if not isinstance(first, pb.FromMember) or first.WhichOneof("said") != "offer":
+            raise refusals.nonsense("a delivery begins with its offer")
+        return Offer.of(first.offer)
 
     def _standing(self, name: str, desk: Desk, order: str) -> Standing:
         """What became of this order; N204 if the member has no such order, N211 if that is not known."""

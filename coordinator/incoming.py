@@ -58,7 +58,8 @@ class Offer:
             raise refusals.malformed("a part stands twice")
         if said.content not in digests:
             raise refusals.malformed("the content is not among the parts")
-        return cls(said.order, said.content, _statement(said.statement), parts, said.envelope)
+        envelope = said.envelope if len(said.envelope) <= SMALL else b""
+        return cls(said.order, said.content, _statement(said.statement), parts, envelope)
 
     @property
     def size(self) -> int:

@@ -25,6 +25,7 @@ from barnraise.client.node.confinement import SCRATCH, Confinement, Orders
 from barnraise.client.node.logs import Capped
 
 _SAYS = re.compile(r"[a-z][a-z ]{0,39}")
+_HALVES = re.compile("[\ud800-\udfff]")
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 _ALLOWED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -125,13 +126,18 @@ def parsed(message: Mapping[str, Any]) -> Heard:
             "state": (str() | None) as state,
             "carry": (str() | None) as carry,
             "envelopes": dict(envelopes),
-        } if all(isinstance(text, str) for text in envelopes.values()):
+        } if all(map(_is_text, envelopes.values())):
             return Done(order, content, state, carry, envelopes)
     raise frames.FrameError("it says nothing that a worker has to say")
 
 
 def _line(text: str, most: int) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that has bytes: JSON can also say half of a surrogate pair."""
+    return isinstance(value, str) and not _HALVES.search(value)
 
 
 def _counted(value: int) -> int:

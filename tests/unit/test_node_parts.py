@@ -38,6 +38,7 @@ from barnraise.protocols.transfers import CHUNK
 ORDER, OTHER = digest(b"order"), digest(b"other")
 ENVELOPE = Envelope().encode()
 NAME = digest(ENVELOPE)
+DONE = {"said": "done", "order": ORDER, "content": NAME, "state": None, "carry": None}
 
 
 def sign(order: str, content: str) -> dict[str, str]:
@@ -454,6 +455,10 @@ def test_progress_cannot_quote_data(what: str) -> None:
         {"said": "progress", "order": ORDER, "what": "step", "done": 0.5, "total": 1},
         {"said": "done", "order": ORDER, "content": None, "state": None, "carry": None},
         {"said": "done", "order": ORDER, "content": NAME, "state": 7, "carry": None},
+        {"said": "done", "order": ORDER, "content": NAME, "state": None, "carry": None},
+        DONE | {"envelopes": []},
+        DONE | {"envelopes": {NAME: 7}},
+        DONE | {"envelopes": {NAME: "\ud800"}},
     ],
 )
 def test_a_frame_that_no_worker_writes_ends_its_life(frame: dict[str, Any]) -> None:

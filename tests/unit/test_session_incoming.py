@@ -144,6 +144,14 @@ def test_a_claimed_size_is_recorded_above_the_cap_and_never_without_bound() -> N
     assert Offer("o", "c", None, (Part("c", 500),)).claimed(100) == 500
 
 
+def test_an_offer_keeps_no_envelope_that_is_not_small() -> None:
+    envelope = bytes(SMALL + 1)
+    for brought, kept in ((envelope, b""), (envelope[1:], envelope[1:])):
+        part = pb.Part(digest=digest(envelope), size=len(envelope))
+        said = pb.Offer(order="o", content=part.digest, parts=[part], envelope=brought)
+        assert Offer.of(said).envelope == kept
+
+
 @pytest.mark.parametrize("statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000])
 def test_what_is_no_statement_is_none(statement: bytes) -> None:
     said = pb.Offer(order="o", content=digest(b"c"), statement=statement)
