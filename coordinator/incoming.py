@@ -22,6 +22,7 @@ from barnraise.coordinator.desk import Part
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.canonical import digest as digest_of
 from barnraise.protocols.canonical import is_digest
+from barnraise.protocols.files import sync_data
 from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
@@ -169,7 +170,7 @@ class _Filed(_Flow):
         if not self._durable or self.part.size <= SMALL:
             return
         try:
-            os.fsync(self._fd)
+            sync_data(self._fd)
         except OSError:
             self.drop()
             raise

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 from barnraise.protocols.canonical import is_digest
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.files import fsync as _fsync
+from barnraise.protocols.files import sync as _sync
 from barnraise.protocols.pagecache import let_go
 from barnraise.protocols.tensors import Spec, open_blob
 
@@ -139,7 +140,7 @@ class BlobStore:
         """Give one blob its final name; its folders are still to be synced."""
         temp, final = self._pending[digest], self._final(digest)
         if self._durable and digest not in self._synced:
-            _fsync(temp)
+            _sync(temp)
         if (folder := final.parent) not in self._folders:
             self.patiently(partial(folder.mkdir, parents=True, exist_ok=True))
             self._folders.add(folder)

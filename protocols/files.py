@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,11 +65,25 @@ def _written(path: Path, data: bytes) -> Path:
 
 def fsync(path: Path) -> None:
     """Make what a file or a folder holds durable."""
+    _with(path, os.fsync)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes durable."""
+    _with(path, sync_data)
+
+
+def _with(path: Path, act: Callable[[int], None]) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        act(fd)
     finally:
         os.close(fd)
+
+
+def sync_data(fd: int) -> None:
+    """Make an open file's bytes durable, and of the rest what they need to be read: not its times."""
+    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def disk_full(path: Path) -> BarnraiseError:

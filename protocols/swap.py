@@ -12,7 +12,7 @@ import errno
 import os
 from pathlib import Path
 
-from barnraise.protocols.files import fsync
+from barnraise.protocols.files import fsync, sync_data
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
@@ -28,7 +28,7 @@ def swap(path: Path, data: bytes) -> None:
         while view:
             view = view[os.write(fd, view) :]
         os.ftruncate(fd, len(data))
-        os.fsync(fd)
+        sync_data(fd)
     finally:
         os.close(fd)
     if not _exchanged(spare, path):

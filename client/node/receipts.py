@@ -21,6 +21,7 @@ from typing import Any
 from barnraise.client.node.witness import Proved
 from barnraise.protocols import statements
 from barnraise.protocols.canonical import canonical
+from barnraise.protocols.files import sync_data
 from barnraise.protocols.merkle import ProofError
 from barnraise.protocols.tlog_proof import TlogProof
 
@@ -68,6 +69,6 @@ def _write(path: Path, data: bytes, *, durable: bool) -> None:
         while view:
             view = view[os.write(fd, view) :]
         if durable:
-            os.fsync(fd)
+            sync_data(fd)
     finally:
         os.close(fd)

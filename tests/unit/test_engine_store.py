@@ -255,7 +255,8 @@ def test_a_blob_is_synced_before_it_has_its_name_and_its_folder_after(
     def spy(path: Path) -> None:
         steps.append(("file" if path.is_file() else path.name, final.is_file()))
 
-    monkeypatch.setattr(blobs_module, "_fsync", spy)
+    for name in ("_sync", "_fsync"):
+        monkeypatch.setattr(blobs_module, name, spy)
     store.sync()
     assert steps[0] == ("file", False)
     folders = {name for name, named in steps[1:] if named}

@@ -43,7 +43,7 @@ def test_half_a_writing_leaves_what_was_there(
         raise OSError(errno.ENOSPC, "no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
+        patched.setattr(os, "fdatasync", full)
         with pytest.raises(OSError, match="no space"):
             swap(path, b"three")
     assert path.read_bytes() == b"two"
