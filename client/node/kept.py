@@ -6,13 +6,12 @@ and every blob, is a file beside it. Pure; nothing here is read or written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from barnraise.protocols.canonical import is_digest
+from barnraise.protocols.canonical import digest, is_digest
 
 Envelopes = Mapping[str, str]
 """Small envelopes as text, by their digests."""
@@ -20,7 +19,7 @@ Envelopes = Mapping[str, str]
 
 def name_of(text: str) -> str:
     """The digest of the content whose envelope this is."""
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return digest(text.encode())
 
 
 @dataclass(frozen=True)

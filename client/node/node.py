@@ -482,7 +482,7 @@ class Node:
             return
         if time.monotonic() >= self._settle_at:
             self._settle_at, self._untidy = math.inf, True
-            self._spool.settle()
+            self._room.patiently(self._spool.settle)
         if self._untidy:
             self._untidy = False
             self._spool.sweep(self._desk.contents() | self._last_content)

@@ -33,16 +33,17 @@ class Spares:
             path.unlink()
 
     def keep(self, path: Path) -> None:
-        """Take this file from where it is. It is removed if it is small, or has another name as well."""
-        self._count += 1
-        spare = self.folder / str(self._count)
+        """Take this file from where it is. It is removed if it is small, or has another name as well: what
+        lies among the spares may be written over at once."""
         try:
-            path.rename(spare)
+            held = path.stat()
         except FileNotFoundError:
             return
-        held = spare.stat()
-        if held.st_nlink > 1 or held.st_size < LEAST or len(list(self.folder.iterdir())) > MOST:
-            spare.unlink()
+        if held.st_nlink > 1 or held.st_size < LEAST or len(list(self.folder.iterdir())) >= MOST:
+            path.unlink()
+            return
+        self._count += 1
+        path.rename(self.folder / str(self._count))
 
     def take(self, target: Path, size: int) -> bool:
         """Move a spare file to `target`, if there is one, and `size` bytes are worth it."""

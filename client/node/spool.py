@@ -1,7 +1,7 @@
 """What of a node survives a kill: replies without receipt, `Context.state` and the carry, in one commit.
 
     NODE_DIR/spool/blobs/…        the blobs of what is committed, and envelopes that are not small
-    NODE_DIR/spool/current.json   names them; replaced by one rename, after they are durable: the commit
+    NODE_DIR/spool/current.json   names them; replaced in one step, after they are durable: the commit
     NODE_DIR/spool/inbox/blobs/…  contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
@@ -78,7 +78,7 @@ class Spool:
     # --- the commit -----------------------------------------------------------------------------
 
     def commit(self, answer: Answer, sign: Sign) -> None:
-        """Reply, state and carry in one rename; `ContentError` if what the worker left is not whole."""
+        """Reply, state and carry in one step; `ContentError` if what the worker left is not whole."""
         for content in answer.contents():
             self._adopt(content, answer.envelopes)
         self._blobs.sync()
@@ -204,8 +204,8 @@ class Spool:
         data = store.read(content) if text is None else text.encode()
         first = [] if text is None else [Part(content, len(data), data)]
         blobs = _decoded(data).blobs()
-        files = blobs if first else (content, *blobs)
-        return [*first, *(Part(file, store.size(file), store.path(file)) for file in files)]
+        rest = blobs if first else (content, *blobs)
+        return [*first, *(Part(blob, store.size(blob), store.path(blob)) for blob in rest)]
 
     def whole(self, order: str) -> bool:
         """Whether a reply's bytes still are what was signed."""

@@ -19,7 +19,7 @@ from barnraise.client.node import frames, supervisor, transfers
 from barnraise.client.node.handlers import Files, _Listener
 from barnraise.client.node.kept import Answer, Kept, Reply, name_of
 from barnraise.client.node.logs import Capped
-from barnraise.client.node.spares import LEAST, MARK_EVERY, Growing
+from barnraise.client.node.spares import LEAST, MARK_EVERY, MOST, Growing
 from barnraise.client.node.spool import Spool
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.canonical import digest
@@ -344,6 +344,29 @@ def test_what_comes_with_an_order_is_taken_for_its_content_alone(tmp_path: Path)
     assert held.has(NAME)
     held.sweep(set())
     assert not held.has(NAME)
+
+
+def test_a_file_with_another_name_is_never_a_spare(tmp_path: Path) -> None:
+    """Whoever takes a spare writes over it: not for a moment may it be what a state still needs."""
+    held = spool(tmp_path)
+    (tmp_path / "old").write_bytes(bytes(LEAST))
+    (tmp_path / "other name").hardlink_to(tmp_path / "old")
+    seen: list[str] = []
+    rename = Path.rename
+
+    def spy(path: Path, target: Path) -> Path:
+        seen.append(path.name)
+        return rename(path, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "rename", spy)
+        held.spares.keep(tmp_path / "old")
+    assert not seen and not (tmp_path / "old").exists()
+    assert not held.spares.take(tmp_path / "taken", LEAST)
+    for n in range(MOST + 2):
+        (tmp_path / f"{n}").write_bytes(bytes(LEAST))
+        held.spares.keep(tmp_path / f"{n}")
+    assert len(list(held.spares.folder.iterdir())) == MOST
 
 
 def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) -> None:
