@@ -32,9 +32,11 @@ def command(name: str, place: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "barnraise", *words, *config, *options]
 
 
-def start(name: str, place: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    name: str, place: Path, env: dict[str, str] | None = None, *options: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(name, place, "--processes"),
+        command(name, place, "--processes", *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

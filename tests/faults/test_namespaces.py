@@ -193,6 +193,19 @@ class Town:
 
         self.barn.house.fleet.watch = hook
 
+    def held(self, name: str) -> Callable[[], None]:
+        """The member's handler does not end before this is called, once, while it is at work."""
+        (node,) = [m.node_id for m in self.barn.house.fleet.roster() if m.name == name]
+        hold = self.barn.root / "code" / f"hold-{node}"
+        os.mkfifo(hold)
+
+        def let_go() -> None:
+            writer = os.open(hold, os.O_WRONLY)
+            hold.unlink()
+            os.close(writer)
+
+        return let_go
+
     def die(self, name: str) -> None:
         self.hosts[name].die(self.processes[name])
 
@@ -234,7 +247,13 @@ def test_a_host_that_dies_in_a_round_and_comes_back(town: Town) -> None:
 
 def test_a_partition_in_a_round_that_closes_by_quorum(town: Town) -> None:
     """Who is behind it is absent by name; once it is over the member is in the next rounds again."""
-    town.when("cyd", "training", town.hosts["cyd"].part)
+    let_go = town.held("cyd")
+
+    def part() -> None:
+        town.hosts["cyd"].part()
+        let_go()
+
+    town.when("cyd", "training", part)
     before = town.barn.house.fleet.watch
 
     def healed(event: events.Event) -> None:

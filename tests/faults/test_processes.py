@@ -67,7 +67,7 @@ def test_no_process_is_left_however_the_command_ends(
 ) -> None:
     place = tmp_path / "run"
     with no_process_left(place):
-        process = start("mean", place)
+        process = start("mean", place, None, "-c", "rounds=10000")
         until(lambda: all_run(place), "daemons and workers run")
         process.send_signal(number)
         _, said = process.communicate()
