@@ -17,10 +17,18 @@ from barnraise.protocols.files import fsync, sync_data
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
 _libc = ctypes.CDLL(None, use_errno=True)
+_synced: set[Path] = set()  # whose last exchange is durable, as this process knows
 
 
 def swap(path: Path, data: bytes) -> None:
-    """Write a file (0600) in place of the one that may be there; durable on return. A kill leaves either."""
+    """Write a file (0600) in place of the one that may be there; durable on return. A kill leaves either.
+
+    What an exchange left as spare may still be the file on the disk, until the folder is synced: so that
+    is done before it is written over, where this process cannot know.
+    """
+    if path not in _synced:
+        fsync(path.parent)
+    _synced.discard(path)
     spare = path.with_name(f".{path.name}.spare")
     fd = os.open(spare, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     try:
@@ -34,6 +42,7 @@ def swap(path: Path, data: bytes) -> None:
     if not _exchanged(spare, path):
         spare.rename(path)
     fsync(path.parent)
+    _synced.add(path)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

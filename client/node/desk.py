@@ -263,6 +263,11 @@ class Desk:
         waiting = any(order.id not in self._fetched for order in self._queue)
         return waiting or self._fetching.busy is not None
 
+    @property
+    def moving(self) -> bool:
+        """Whether something is being moved, or is still to be fetched."""
+        return self.expecting or self._delivering.busy is not None
+
     def state(self) -> tuple[str, str]:
         """(state, order) in the words of the protocol: what most holds things up."""
         if (order := self._working) is not None:

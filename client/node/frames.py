@@ -11,8 +11,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-LARGEST = 1 << 20
-SMALL = 1 << 16  # bytes of an envelope that passes in a frame, of which there are three at most
+LARGEST = 2 << 20
+SMALL = (
+    1 << 16
+)  # bytes of an envelope that passes in a frame: three at most, each byte up to six in JSON
 
 
 class FrameError(ValueError):

@@ -85,7 +85,8 @@ class Kept:
             state=self.state if answer.state is None else answer.state,
             carry=self.carry if answer.carry is None else answer.carry,
         )
-        return kept._with(answer.envelopes)
+        looked_at = answer.contents()
+        return kept._with({c: t for c, t in answer.envelopes.items() if c in looked_at})
 
     def receipted(self, order: str, remembered: int) -> Kept:
         """Without the reply to this order, which is among the last `remembered` that are done."""

@@ -141,7 +141,7 @@ class Node:
     def _patience(self) -> float:
         """Seconds until something may be due without a new fact."""
         wake = min(self._desk.wake_at(), math.inf if self._alive else self._desk.restart_at)
-        if not self._desk.expecting:
+        if not self._desk.moving:
             wake = min(wake, self._settle_at)
         return max(0.0, min(wake - time.monotonic(), self._gate.patience()))
 
@@ -276,11 +276,13 @@ class Node:
             self._refuse(f"order {said.id[:80]!r}: {why}")
         else:
             self._refusing = ""
-            self._spool.bring(order.content, order.envelope)
+            if order.content in self._desk.contents():
+                self._spool.bring(order.content, order.envelope)
 
     def _withdrawn(self, order: str) -> None:
         if self._desk.withdrawn(order):
             self._moves.let_go = order
+            self._spool.unneeded(self._needed())
             self._log.info("withdrawn before it was begun: %s", order[:80])
 
     def _refuse(self, why: str) -> None:
@@ -422,6 +424,7 @@ class Node:
             case transfers.Refused():
                 self._log.warning("the order %s cannot be fetched: %s", fact.order, fact.outcome)
                 self._desk.fetch_refused(fact.order)
+                self._spool.unneeded(self._needed())
             case digests:
                 failpoints.reach("daemon:fetched")
                 self._room.patiently(partial(self._spool.received, digests))
@@ -477,12 +480,16 @@ class Node:
         self._desk.again(order)
 
     def _tidy(self) -> None:
-        """Drop what nothing needs. The last order's content stays, for the next often shares its blobs."""
-        if self._desk.expecting:
+        """Drop what nothing needs; nothing while something is moved, for that may be read or written yet."""
+        if self._desk.moving:
             return
         if time.monotonic() >= self._settle_at:
             self._settle_at, self._untidy = math.inf, True
             self._room.patiently(self._spool.settle)
         if self._untidy:
             self._untidy = False
-            self._spool.sweep(self._desk.contents() | self._last_content)
+            self._spool.sweep(self._needed())
+
+    def _needed(self) -> set[str]:
+        """The contents of orders. The last one's stays, for the next often shares its blobs."""
+        return self._desk.contents() | self._last_content

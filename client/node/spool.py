@@ -229,15 +229,23 @@ class Spool:
     # --- contents of orders ---------------------------------------------------------------------
 
     def bring(self, content: str, data: bytes) -> None:
-        """An envelope has come with its order. One that is not the content's is as if it had not."""
-        if data and digest_of(data) == content:
+        """An envelope has come with its order. What is not the content's, or no text, is as if it had not."""
+        if data and digest_of(data) == content and _is_text(data):
             self._brought[content] = data
+
+    def unneeded(self, contents: set[str]) -> None:
+        """Only these contents are still ordered: no other envelope that came with an order is kept."""
+        self._brought = {name: data for name, data in self._brought.items() if name in contents}
 
     def small(self, *contents: str | None) -> dict[str, str]:
         """Those envelopes of these contents that are not files."""
-        brought = {content: data.decode() for content, data in self._brought.items()}
-        known = {**brought, **self.kept.envelopes}
-        return {c: known[c] for c in contents if c is not None and c in known}
+        found = dict[str, str]()
+        for content in filter(None, contents):
+            if content in self.kept.envelopes:
+                found[content] = self.kept.envelopes[content]
+            elif content in self._brought:
+                found[content] = self._brought[content].decode()
+        return found
 
     def has(self, digest: str) -> bool:
         """Whether an order has brought this, whole. Also asked by the thread that fetches."""
@@ -275,7 +283,7 @@ class Spool:
         ordered = self._needed(contents)
         self._drop_but(self._blobs, ordered | self._needed(self._written.contents()))
         self._drop_but(self._inbox, ordered)
-        self._brought = {name: data for name, data in self._brought.items() if name in contents}
+        self.unneeded(contents)
         for path in self.partial.iterdir():
             path.unlink()
 
@@ -302,6 +310,14 @@ class Spool:
         for digest in set(store.all()) - needed:
             self.spares.keep(store.path(digest))
             store.drop(digest)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=32)

@@ -136,8 +136,9 @@ def _line(text: str, most: int) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is text that has bytes: JSON can also say half of a surrogate pair."""
-    return isinstance(value, str) and not _HALVES.search(value)
+    """Whether it is a small envelope's text, and has bytes: JSON can also say half of a surrogate pair."""
+    small = isinstance(value, str) and len(value) <= frames.SMALL and not _HALVES.search(value)
+    return small and len(value.encode()) <= frames.SMALL
 
 
 def _counted(value: int) -> int:

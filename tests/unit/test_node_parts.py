@@ -331,6 +331,38 @@ def test_an_envelope_under_another_name_is_not_taken(tmp_path: Path) -> None:
     assert held.kept == Kept("run")
 
 
+def test_a_worker_says_nothing_about_what_was_kept_before(tmp_path: Path) -> None:
+    """A lie about an older content, whose envelope is a file, would never be read again."""
+    held = spool(tmp_path)
+    files = worker(held)
+    items = tuple((f"k{n}", "x" * 100) for n in range(frames.SMALL // 100))
+    state = files.put_envelope(Envelope((("c", Values("config", items)),)).encode())
+    held.commit(Answer(ORDER, state, state), sign)
+    reply, _ = said(files, 1.0)
+    held.commit(Answer(OTHER, reply, envelopes={**files.said, state: "a lie"}), sign)
+    again = spool(tmp_path)
+    assert again.kept.envelopes == files.said and again.kept.state == state
+    assert again.whole(ORDER) and again.whole(OTHER)
+
+
+def test_envelopes_of_the_widest_text_fit_into_a_frame() -> None:
+    """Of all characters that stand as they are in canonical JSON, 0x7f becomes the longest in a frame."""
+    texts = {digest(b"%d" % n): "\x7f" * frames.SMALL for n in range(3)}
+    pipe = Pipe()
+    frames.send(cast(socket.socket, pipe), DONE | {"envelopes": texts})
+    received = frames.receive(cast(socket.socket, pipe))
+    assert received is not None and received["envelopes"] == texts
+
+
+def test_an_envelope_that_is_no_text_is_left_to_be_fetched_and_refused(tmp_path: Path) -> None:
+    held = spool(tmp_path)
+    held.bring(digest(b"\xff\xfe"), b"\xff\xfe")
+    held.bring(NAME, ENVELOPE)
+    assert held.small(NAME, digest(b"\xff\xfe")) == {NAME: ENVELOPE.decode()}
+    held.unneeded(set())
+    assert not held.has(NAME)
+
+
 def test_what_comes_with_an_order_is_taken_for_its_content_alone(tmp_path: Path) -> None:
     held, source = spool(tmp_path), Source([ENVELOPE])
     held.bring(NAME, b"something else")
@@ -482,6 +514,7 @@ def test_progress_cannot_quote_data(what: str) -> None:
         DONE | {"envelopes": []},
         DONE | {"envelopes": {NAME: 7}},
         DONE | {"envelopes": {NAME: "\ud800"}},
+        DONE | {"envelopes": {NAME: "x" * (frames.SMALL + 1)}},
     ],
 )
 def test_a_frame_that_no_worker_writes_ends_its_life(frame: dict[str, Any]) -> None:
