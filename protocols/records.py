@@ -327,7 +327,12 @@ def _encode_record(
     if isinstance(record, ArrayRecord):
         return _encode_arrays(record, sink)
     kind = "metrics" if isinstance(record, MetricRecord) else "config"
-    return Values(kind, tuple(record.items()))
+    return Values(kind, tuple((key, _own(value)) for key, value in record.items()))
+
+
+def _own(value: Any) -> Any:
+    """A record's list may be changed by whoever has the record; what was drafted stays as it was."""
+    return list(value) if isinstance(value, list) else value
 
 
 def _encode_arrays(record: ArrayRecord, sink: BlobSink) -> Arrays | Unnamed:

@@ -2,7 +2,8 @@
 
 What was replaced stays beside it as `.NAME.spare` and is written over by what comes next, so that no file is
 made or removed: that can cost a disk more than to write and sync the bytes. Never for what must be gone
-once it is replaced, as a key.
+once it is replaced, as a key. A reader opens the file anew each time: one that is held open across two
+exchanges is written over.
 """
 
 from __future__ import annotations

@@ -125,6 +125,17 @@ def test_an_envelope_takes_exactly_what_flowers_records_take(kind: str, value: A
         Values(kind, (("k", value),))
 
 
+def test_what_is_drafted_does_not_change_with_the_record(blobs: BlobStore) -> None:
+    """A thread of its own writes it, while the app goes on with its record."""
+    metrics, config = MetricRecord({"k": [1.0, 2.0]}), ConfigRecord({"k": ["a"]})
+    content = RecordDict({"m": metrics, "c": config})
+    envelope = records.encode(content, blobs)
+    before = envelope.encode()
+    metrics["k"].append(3.0)  # type: ignore[union-attr]
+    config["k"].append("b")  # type: ignore[union-attr]
+    assert envelope.encode() == before != records.encode(content, blobs).encode()
+
+
 def test_the_same_arrays_under_another_config_are_the_same_blob(blobs: BlobStore) -> None:
     def content(lr: float) -> Envelope:
         arrays = ArrayRecord([np.ones(3, np.float32)])

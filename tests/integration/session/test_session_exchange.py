@@ -77,6 +77,27 @@ def test_a_cut_delivery_goes_on_where_it_ended(
     assert delivery.content == reply.content and house.blobs.read(blob) == reply.parts[blob]
 
 
+def test_a_newer_delivery_ends_the_one_before_and_nothing_of_that_is_written_any_more(
+    house: House, order: Order, ada: Node, tmp_path: Path
+) -> None:
+    """Both would write to the same file: the newer goes on where the older one ended."""
+    reply = Reply.good(tmp_path / "reply", size=LARGE)
+    blob = list(reply.parts)[1]
+    with Delivering(ada, ada.offer(order.id, reply)) as older:
+        envelope, first, *rest = reply.pieces(older.wanted)
+        older.send(envelope)
+        older.send(first)
+        house.until(lambda: incoming(house).get(blob) == CHUNK)
+        wanted = house.node("ada").deliver(order.id, reply)
+        assert [(w.digest, w.offset) for w in wanted] == [(reply.content, 0), (blob, CHUNK)]
+        for piece in rest:
+            older.send(piece)
+        assert status(older.refused())[0] == "CANCELLED"
+    assert [d.content for d in house.arrivals()] == [reply.content]
+    assert {d: house.blobs.read(d) for d in reply.parts} == reply.parts
+    assert incoming(house) == {}
+
+
 def test_of_a_reply_that_is_all_in_when_the_coordinator_dies_only_the_envelope_comes_again(
     house: House, order: Order, ada: Node, tmp_path: Path
 ) -> None:
