@@ -6,11 +6,11 @@ site's keys only files are read, each of which is a record then.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from barnraise.client.datafiles import data_files
 from barnraise.protocols.charter import TaskSection
 from barnraise.protocols.errors import BarnraiseError
 
@@ -28,7 +28,7 @@ class Reading:
 def reading_of(section: TaskSection | None) -> Reading:
     """How the data of this task are read; of None, and of a task of one's own, as files. Raises C104."""
     if section is None or section.own is not None:
-        return Reading("file", "the file's bytes", _contents, _files)
+        return Reading("file", "the file's bytes", _contents, data_files)
     from barnraise.client.tasks import Recorded, load_task
 
     task = load_task(section)
@@ -36,22 +36,8 @@ def reading_of(section: TaskSection | None) -> Reading:
     return Reading(task.record_kind, task.record_form, task.records, task.files)
 
 
-def _files(directory: Path) -> Iterator[Path]:
-    """Every file by path, hidden ones and links left out. Raises D201."""
-    if not directory.is_dir():
-        raise BarnraiseError(
-            "D201", f"there is no data directory {directory}", next="give the directory of the data"
-        )
-    for root, folders, names in os.walk(directory):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-        for name in sorted(names):
-            path = Path(root, name)
-            if not name.startswith(".") and path.is_file() and not path.is_symlink():
-                yield path
-
-
 def _contents(directory: Path) -> Iterator[bytes]:
-    for path in _files(directory):
+    for path in data_files(directory):
         try:
             yield path.read_bytes()
         except OSError as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from barnraise.client.datafiles import data_files
 from barnraise.client.tasks.tables import difference, features_of, read_csv, read_npz, unusable
 from barnraise.client.tasks.task import Split, option, within_reason
 from barnraise.protocols.errors import BarnraiseError
@@ -112,7 +113,8 @@ class Classification:
             raise BarnraiseError(
                 "D201",
                 f"{directory} holds {rows or 'no'} rows",
-                f"in {len(paths)} .npz and .csv files; at least two rows are needed",
+                f"in {len(paths)} .npz and .csv files, but for links and what is hidden; "
+                "at least two rows are needed",
                 next=f"put the member's rows into {directory}",
             )
         return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
@@ -141,7 +143,7 @@ class Classification:
 
 
 def _tables(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if p.suffix in (".npz", ".csv"))
+    return list(data_files(directory, (".npz", ".csv")))
 
 
 def _place(row: NDArray[np.float32]) -> float:

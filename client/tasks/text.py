@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from barnraise.client.datafiles import data_files
 from barnraise.protocols.errors import BarnraiseError
 
 SUFFIXES = (".txt", ".md", ".py", ".rst", ".jsonl")
@@ -17,15 +18,8 @@ BETWEEN = b"\n\n"
 
 
 def text_files(directory: Path) -> Iterator[Path]:
-    """The files under `directory` that hold documents, by path; hidden ones are left out. Raises D201 if
-    there is no such directory."""
-    if not directory.is_dir():
-        raise BarnraiseError(
-            "D201", f"there is no data directory {directory}", next="give the directory of the data"
-        )
-    for path in sorted(directory.rglob("*")):
-        if path.suffix in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            yield path
+    """The files under `directory` that hold documents, by path. Raises D201 if there is no such one."""
+    return data_files(directory, SUFFIXES)
 
 
 def documents(directory: Path) -> Iterator[bytes]:
@@ -67,7 +61,8 @@ def split_documents(directory: Path, part: float) -> tuple[list[bytes], list[byt
         raise BarnraiseError(
             "D201",
             f"{directory} holds {len(found) or 'no'} document{'' if len(found) == 1 else 's'}",
-            f"of {' '.join(SUFFIXES)}; at least two are needed, one of them to be held out",
+            f"of {' '.join(SUFFIXES)}, but for links and what is hidden; at least two are needed, "
+            "one of them to be held out",
             next=f"put text files into {directory} (a large one as several, or as .jsonl lines)",
         )
     cut = sum(1 for d in found if _place(d) < part)

@@ -52,8 +52,13 @@ def test_documents_are_text_files_and_lines_of_jsonl(tmp_path: Path) -> None:
     )
     (tmp_path / "c.bin").write_bytes(b"no text")
     (tmp_path / ".hidden.txt").write_text("hidden")
+    for folder in (".git", "__pycache__", "more"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(folder)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "more" / "a.txt")
+    (tmp_path / "linked").symlink_to(tmp_path / ".git")
     (tmp_path / "empty.md").write_text("\n")
-    assert list(documents(tmp_path)) == [b"one", b"two", b"three"]
+    assert list(documents(tmp_path)) == [b"one", b"two", b"three", b"more"]
 
 
 def test_whether_a_document_is_held_out_does_not_hang_on_the_others(texts: Path) -> None:
