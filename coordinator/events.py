@@ -112,10 +112,13 @@ class Waiting:
     def text(self) -> str:
         return self.said(0.0)
 
+    @property
+    def whom(self) -> str:
+        return ", ".join(self.names) + (f" and {self.more} more" if self.more else "")
+
     def said(self, later: float) -> str:
         """The same in one sentence, `later` seconds after it was told."""
-        names = ", ".join(self.names) + (f" and {self.more} more" if self.more else "")
-        since = f"{self.what} waits since {span(self.waited + later)} for {names}"
+        since = f"{self.what} waits since {span(self.waited + later)} for {self.whom}"
         if self.left is None:
             return f"{since}; {self.then}"
         return f"{since}; closes in {span(self.left - later)} {self.then}"

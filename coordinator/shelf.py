@@ -49,6 +49,8 @@ class Shelf:
             if data is None:
                 return "gone"
             found = digest_of(data)[7:]
+        except IsADirectoryError:
+            return "damaged"
         return "whole" if found == digest[7:] else "damaged"
 
     def close(self) -> None:

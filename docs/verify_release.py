@@ -15,7 +15,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-ROOT = Path(sys.argv[1])
+ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else sys.exit(__doc__))
+sys.excepthook = lambda kind, why, _: print(f"WRONG: {kind.__name__}: {why}", file=sys.stderr)
 
 
 def check(holds, what):

@@ -132,6 +132,12 @@ def spoil_blob(place: Path) -> None:
     blob.write_bytes(blob.read_bytes()[:-1])
 
 
+def folder_for_blob(place: Path) -> None:
+    blob = next((place / "blobs" / "sha256").glob("??/*"))
+    blob.unlink()
+    blob.mkdir()
+
+
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "an entry that was changed": (flip_entry, "entry 7 is not what was appended"),
     "a statement that was forged": (
@@ -143,6 +149,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         "site-01 is no member with these keys",
     ),
     "a blob that was cut": (spoil_blob, "is damaged"),
+    "a folder in a blob's place": (folder_for_blob, "is damaged"),
 }
 
 

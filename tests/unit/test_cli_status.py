@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from barnraise.cli.picture import Picture
-from barnraise.cli.status import StatusFile, lines, read
+from barnraise.cli.status import StatusFile, line, lines, read
 from barnraise.coordinator import events
 from barnraise.protocols.errors import BarnraiseError
 
@@ -141,4 +141,8 @@ def test_a_wait_is_told_by_how_long_it_has_lasted_by_now(
     monkeypatch.setattr("barnraise.cli.status.time.time", lambda: 1600.0)
     with (tmp_path / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "since 10" in read(tmp_path)["waiting"]
+        found = read(tmp_path)
+        assert "since 10" in found["waiting"]
+        assert line(found) == "running · round 0 · waits for ada"
+    found = read(tmp_path)
+    assert found["waits_for"] is None and line(found) == "not running · round 0"

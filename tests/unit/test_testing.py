@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -269,15 +268,7 @@ def test_a_client_that_raises_an_interrupt_is_a_member_that_failed() -> None:
     )
 
 
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """SIGINT as a terminal's: whoever starts the tests in the background may have it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupt_that_a_person_sends_is_one_whoever_is_at_work(heard: None) -> None:
+def test_an_interrupt_that_a_person_sends_is_one_whoever_is_at_work() -> None:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
 

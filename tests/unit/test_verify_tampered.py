@@ -79,6 +79,16 @@ def test_l8_an_honest_release_holds(honest: Path, other: Path) -> None:
         assert script(root) == 0
 
 
+def test_the_script_says_what_is_wrong_of_what_is_no_release(honest: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(honest, tmp_path / "release"))
+    (copy / "agreement.json").unlink()
+    for root, what in ((tmp_path, "manifest.json"), (copy, "agreement.json")):
+        command = [sys.executable, "-I", str(SCRIPT), str(root)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        (told,) = ran.stderr.splitlines()
+        assert ran.returncode == 1 and told.startswith("WRONG: ") and what in told
+
+
 def test_the_root_is_pymerkles_too(honest: Path) -> None:
     tree = InmemoryTree(algorithm="sha256")
     for entry in Bundle(honest).entries():

@@ -18,6 +18,7 @@ from barnraise.protocols.errors import BarnraiseError
 WAIT = 20.0  # seconds of one question that waits
 OPENS = 60.0  # seconds in which `serve` begins to conduct a run that was opened
 _EVERY = 0.5
+_BEGINS = "it begins"
 
 App = Annotated[
     Path | None,
@@ -169,21 +170,23 @@ def watch(run: Name = None, directory: Directory = HERE, as_json: Json = False) 
     from rich.live import Live
     from rich.text import Text
 
+    from barnraise.cli import status
     from barnraise.cli.watch import console, say
 
     name, out = _current(directory, run)["name"], console()
     live = Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else None
-    said: list[str] = []
+    said = ""
     try:
         if live is not None:
             live.start()
         while (one := _current(directory, name))["state"] == "open":
-            lines = _lines(Path(one["directory"]))
+            told = _told(Path(one["directory"]))
             if live is not None:
-                live.update(Text("\n".join(lines), no_wrap=True), refresh=True)
-            elif (brief := [line.partition(" · said")[0] for line in lines[:1]]) != said:
-                said = brief
-                say(*brief)
+                text = "\n".join(status.lines(told)) if told else _BEGINS
+                live.update(Text(text, no_wrap=True), refresh=True)
+            elif (line := status.line(told) if told else _BEGINS) != said:
+                said = line
+                say(line)
             threading.Event().wait(_EVERY)
     finally:
         if live is not None:
@@ -203,13 +206,14 @@ def _stopped(one: dict[str, Any]) -> BarnraiseError:
     )
 
 
-def _lines(root: Path) -> list[str]:
-    from barnraise.cli.status import lines, read
+def _told(root: Path) -> dict[str, Any] | None:
+    """What an open run said of itself; None before it has."""
+    from barnraise.cli.status import read
 
     try:
-        return lines(read(root) | {"running": True})
+        return read(root) | {"running": True}
     except BarnraiseError:
-        return ["it begins"]
+        return None
 
 
 def why(run: Name = None, directory: Directory = HERE, as_json: Json = False) -> dict[str, Any]:

@@ -79,9 +79,11 @@ def read(directory: Path) -> dict[str, Any]:
         ) from None
     told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
     running, waits = _is_locked(directory / "lock"), told.pop("waits", None)
+    whom = None
     if running and waits is not None:
-        told["waiting"] = events.Waiting(**waits).said(told["age"])
-    return {"ok": True, "running": running, **told}
+        waiting = events.Waiting(**waits)
+        told["waiting"], whom = waiting.said(told["age"]), waiting.whom
+    return {"ok": True, "running": running, **told, "waits_for": whom}
 
 
 def _is_locked(path: Path) -> bool:
@@ -95,15 +97,22 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def lines(told: dict[str, Any]) -> list[str]:
-    """What `read` returned, for a person: a line per member, and for whom the run waits."""
+def line(told: dict[str, Any]) -> str:
+    """What `read` returned, for a person, as far as it does not change with time alone."""
     running = "running" if told["running"] else "not running"
     total = f"/{told['rounds']}" if told["rounds"] else ""
-    head = f"{running} · round {told['round']}{total} · said {words.duration(told['age'])} ago"
-    batch = told["batch"]
-    if batch is not None:
+    parts = [running, f"round {told['round']}{total}"]
+    if (batch := told["batch"]) is not None:
         answered = f"{len(batch['answered'])}/{len(batch['asked'])} answered"
-        head += f" · batch {batch['number']} ({batch['type']}), {answered}"
+        parts.append(f"batch {batch['number']} ({batch['type']}), {answered}")
+    if told["waits_for"]:
+        parts.append(f"waits for {told['waits_for']}")
+    return " · ".join(parts)
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """All of it: a line per member, and for whom the run waits and since when."""
+    head = f"{line(told | {'waits_for': None})} · said {words.duration(told['age'])} ago"
     width = max(map(len, told["members"]), default=0)
     who = [
         f"  {name:{width}}  {one['state']} {one['detail']}".rstrip()
