@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from barnraise.coordinator.beside import written_beside
 from barnraise.coordinator.federation import Description
 from barnraise.coordinator.journal import Journal, connect_beside, sqlite_errors
 from barnraise.coordinator.log import COSIGNATURES
@@ -42,23 +43,15 @@ class BackUp:
 
 
 def back_up(root: Path, out: Path) -> BackUp:
-    """Copy the federation in `root` to the new directory `out`. Raises D104 to D106, F101, F106, K101."""
+    """Copy the federation in `root` to the new directory `out`.
+
+    Raises D102, D104 to D106, F101, F106, K101.
+    """
     root, out = root.resolve(), out.resolve()
     name = Description.read(root).name
     _check_free(root, out)
-    part = out.with_name(f".{out.name}.part")
-    with files.disk_errors(out):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True, mode=0o700)
-        try:
-            entries, merkle_root, copied, linked = _copied(root, part)
-            if out.exists():
-                out.rmdir()
-            part.rename(out)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)  # the federation's keys are in it
-            raise
-        files.fsync(out.parent)
+    with files.disk_errors(out), written_beside(out, private=True) as part:
+        entries, merkle_root, copied, linked = _copied(root, part)
     return BackUp(name, entries, merkle_root, copied, linked)
 
 

@@ -5,15 +5,12 @@ gather, write, publish, then the log's tiles and the signature; the same run giv
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from barnraise.coordinator.beside import written_beside
 from barnraise.coordinator.release import auditors, signing
 from barnraise.coordinator.release.facts import Facts
 from barnraise.coordinator.release.gather import Gathered, facts, gather, needed
@@ -63,45 +60,12 @@ def make(
     found = gather(source)
     stated = statements(source, found.stating)
     told_of = facts(source, found, stated.facts, comparison)
-    partial = out.with_name(f"{out.name}.partial")
-    with alone(partial):
+    with written_beside(out) as partial:
         made = _written(source, found, told_of, stated.files, partial, told)
         note = published(source, made, publisher(found.telling.opened))
         _put_log(source, note, Writer(partial, 0))
         _sign(source, partial, note)
-        partial.rename(out)
     return Released(out, made, note, told_of)
-
-
-@contextmanager
-def alone(partial: Path) -> Iterator[None]:
-    """An empty directory that no other process writes to; removed where what is done in it fails.
-    D102 where another does."""
-    partial.mkdir(parents=True, exist_ok=True)
-    held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        _lock(held, partial)
-        try:
-            for left in partial.iterdir():
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-            yield
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(held)
-
-
-def _lock(held: int, partial: Path) -> None:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BarnraiseError(
-            "D102",
-            f"another command is writing {partial}",
-            "it is locked",
-            next="wait until that has ended, or give another path",
-        ) from None
 
 
 def _check_free(out: Path) -> None:
