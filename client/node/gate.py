@@ -223,9 +223,11 @@ class Gate:
         if kind.partition(".")[0] == TRAIN:
             self._use(rounds=1)
 
-    def metered(self, worker: int | None, at_work: bool, *, last: bool = False) -> None:
+    def metered(
+        self, worker: int | None, at_work: bool, *, last: bool = False, used: float | None = None
+    ) -> None:
         """Put on record what the worker, a process of this machine, used since the last time."""
-        processor, gpu = self._meter.read(worker, at_work, last=last)
+        processor, gpu = self._meter.read(worker, at_work, last=last, used=used)
         if processor or gpu:
             self._use(processor=processor, gpu=gpu)
 

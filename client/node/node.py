@@ -391,6 +391,7 @@ class Node:
 
     def _gone(self, gone: Gone) -> None:
         self._alive = False
+        self._gate.metered(self._worker.process, at_work=False, last=True, used=gone.used)
         self._log.warning("the worker's life %d is over: %s", gone.life, gone.why)
         given_up = self._desk.died(time.monotonic())
         if given_up is not None:

@@ -28,11 +28,14 @@ class Meter:
         self._used, self._at, self._at_work = 0.0, clock(), False
         self._looked = -math.inf
 
-    def read(self, worker: int | None, at_work: bool, *, last: bool = False) -> tuple[float, float]:
+    def read(
+        self, worker: int | None, at_work: bool, *, last: bool = False, used: float | None = None
+    ) -> tuple[float, float]:
         """(processor seconds, GPU seconds) since the last reading. `worker` is a process, or None.
 
         What it used before its work begins, or since a look that is not `EVERY` seconds old, is read
-        with what it uses next; before it ends, once more, with `last`.
+        with what it uses next; before it ends, once more, with `last`. Of a worker that has ended,
+        `used` is what it used in all.
         """
         now = self._clock()
         gpu = (now - self._at) * self._gpus if self._at_work else 0.0
@@ -42,7 +45,8 @@ class Meter:
         if at_work or (now - self._looked < EVERY and not last):
             return 0.0, gpu
         self._looked = now
-        used = processor_seconds(worker) if worker is not None else 0.0
+        if used is None:
+            used = processor_seconds(worker) if worker is not None else 0.0
         processor, self._used = max(0.0, used - self._used), max(used, self._used)
         return processor, gpu
 

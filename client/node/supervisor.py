@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from typing import Any
 from barnraise.client.node import failpoints, frames
 from barnraise.client.node.confinement import SCRATCH, Confinement, Orders
 from barnraise.client.node.logs import Capped
+from barnraise.client.node.processor import processor_seconds
 
 _SAYS = re.compile(r"[a-z][a-z ]{0,39}")
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -153,8 +155,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Gone:
+    """`used`: processor seconds of all that it was, as far as it waited for what it had started."""
+
     life: int
     why: str
+    used: float = 0.0
 
 
 class Worker:
@@ -278,13 +283,13 @@ class Worker:
             except (frames.FrameError, OSError) as error:
                 nonsense = f"it said what is no frame ({error}), and was ended"
                 process.kill()
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
+        if not _has_ended(process, GRACE):
             nonsense = nonsense or "it closed its connection, and was ended"
             process.kill()
+            _has_ended(process, None)
+        used = processor_seconds(process.pid)  # before it is waited for, and gone
         status = process.wait()
-        self._tell(Gone(life, nonsense or _ending(status)))
+        self._tell(Gone(life, nonsense or _ending(status), used))
 
     def _copy(self, process: subprocess.Popen[bytes]) -> None:
         """What the worker prints, into its log, for as long as anyone can print."""
@@ -292,6 +297,18 @@ class Worker:
         with process.stdout as out:
             while data := os.read(out.fileno(), 1 << 16):
                 self._log.write(data)
+
+
+def _has_ended(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
+    """Whether it ends within so many seconds, None for as long as it takes; it is not waited for."""
+    try:
+        held = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([held], [], [], seconds)[0])
+    finally:
+        os.close(held)
 
 
 def _ending(status: int) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,25 @@ def test_a_worker_that_dies_once_redoes_its_order(
     assert site.trained() == [order, order]
     assert "it ended with status 3" in site.log
     coordinator.state("training")
+
+
+BURNS = """
+end = time.process_time() + 2.0
+while time.process_time() < end:
+    pass
+os._exit(3)
+"""
+
+
+def test_what_a_worker_used_that_dies_is_on_record(site: Site, coordinator: Coordinator) -> None:
+    """Else code that dies at the end of each order would cost its site nothing."""
+    site.approve(BURNS.strip())
+    process = site.start()
+    assert coordinator.delivered(coordinator.order()).envelope.failure == TWICE
+    assert ended(process) == 0
+    with closing(sqlite3.connect(site.home / "sent.db")) as db:
+        (used,) = db.execute("select sum(processor) from used").fetchone()
+    assert 4.0 <= used < 60.0
 
 
 NONSENSE = """

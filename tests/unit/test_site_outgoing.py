@@ -159,6 +159,13 @@ def test_processor_seconds_count_on_from_one_reading_to_the_next() -> None:
     assert processor_seconds(2**22 + 1) == 0.0
 
 
+def test_of_a_worker_that_has_ended_what_is_left_counts() -> None:
+    meter = Meter(clock=lambda: 0.0, gpus=0)
+    meter.read(2**22 + 1, at_work=True)
+    assert meter.read(2**22 + 1, at_work=False, last=True, used=7.5) == (7.5, 0.0)
+    assert meter.read(2**22 + 1, at_work=False, last=True, used=7.5) == (0.0, 0.0)
+
+
 def test_gpu_seconds_are_those_at_work_for_each_gpu() -> None:
     now = [0.0]
     meter = Meter(clock=lambda: now[0], gpus=2)
