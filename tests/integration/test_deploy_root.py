@@ -45,6 +45,11 @@ def said(word: str, stage: str = "") -> str:
     return found[1]
 
 
+def outermost(*places: str) -> list[str]:
+    """Those of these directories that are in no other of them: an environment may be in the clone."""
+    return [p for p in dict.fromkeys(places) if not {str(q) for q in Path(p).parents} & {*places}]
+
+
 class Box:
     """A root directory with what an image has, and a volume."""
 
@@ -57,7 +62,7 @@ class Box:
         self.state.chmod(0o700)
         for name in ("proc", "dev", "tmp", "run/secrets", "var/lib/barnraise", "opt", "usr/local"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        self.shown = ["/usr", "/etc", *dict.fromkeys((sys.base_prefix, sys.prefix, str(ROOT)))]
+        self.shown = ["/usr", "/etc", *outermost(sys.base_prefix, sys.prefix, str(ROOT))]
         for path in map(Path, ("/bin", "/sbin", "/lib", "/lib64")):
             if path.is_symlink():
                 (self.root / path.name).symlink_to(path.readlink())
