@@ -5,7 +5,8 @@
     NODE_DIR/spool/inbox/blobs/…  contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
-    NODE_DIR/spool/spare/…        large files that are written over by what comes next
+    NODE_DIR/spool/spare/…        large files of orders, that are written over by what is fetched next
+    NODE_DIR/spool/lent/…         large files of the worker's, that it writes over
 
 Owned by the daemon's main thread. The thread that fetches writes into `partial` alone.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ from typing import Any
 from barnraise.client.node import failpoints
 from barnraise.client.node.frames import SMALL
 from barnraise.client.node.kept import Answer, Envelopes, Kept, Reply, name_of
-from barnraise.client.node.spares import Spares
+from barnraise.client.node.spares import Spares, emptied
 from barnraise.client.node.transfers import ENVELOPE, Part
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
@@ -51,14 +51,16 @@ class Spool:
         for folder in (self.partial, self.outgoing):
             folder.mkdir(parents=True, exist_ok=True)
         self.spares = Spares(root / "spare")
-        self.spares.clear()
+        self.lent = Spares(root / "lent")
+        for spares in (self.spares, self.lent):
+            spares.clear()
         self._blobs = BlobStore(root, flat=True)
         self._inbox = BlobStore(root / "inbox", durable=False, flat=True)
         self._unchecked = set(self._inbox.all())
         self._brought: dict[str, bytes] = {}  # envelopes that came with their orders
         self._path = root / "current.json"
         self.kept = self._written = self._read(run)  # `_written` is what current.json says
-        self._drop_but(self._blobs, self._needed(self.kept.contents()))
+        self._drop_but(self._blobs, self._needed(self.kept.contents()), self.lent)
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -186,11 +188,7 @@ class Spool:
 
     def empty_outgoing(self) -> None:
         """Drop what a worker wrote that was not taken."""
-        for path in self.outgoing.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        emptied(self.outgoing)
 
     # --- replies --------------------------------------------------------------------------------
 
@@ -281,8 +279,8 @@ class Spool:
         which it finds first, so that stays too. Not while something is being fetched.
         """
         ordered = self._needed(contents)
-        self._drop_but(self._blobs, ordered | self._needed(self._written.contents()))
-        self._drop_but(self._inbox, ordered)
+        self._drop_but(self._blobs, ordered | self._needed(self._written.contents()), self.lent)
+        self._drop_but(self._inbox, ordered, self.spares)
         self.unneeded(contents)
         for path in self.partial.iterdir():
             path.unlink()
@@ -306,9 +304,9 @@ class Spool:
                 return store.read(content)
         return None
 
-    def _drop_but(self, store: BlobStore, needed: set[str]) -> None:
+    def _drop_but(self, store: BlobStore, needed: set[str], spares: Spares) -> None:
         for digest in set(store.all()) - needed:
-            self.spares.keep(store.path(digest))
+            spares.keep(store.path(digest))
             store.drop(digest)
 
 

@@ -50,7 +50,7 @@ def spool(root: Path, run: str = "run") -> Spool:
 
 
 def worker(spooled: Spool) -> Files:
-    return Files(spooled.stores(), spooled.outgoing, spooled.spares)
+    return Files(spooled.stores(), spooled.outgoing, spooled.lent)
 
 
 def content(files: Files, value: float) -> str:
@@ -399,6 +399,53 @@ def test_a_file_with_another_name_is_never_a_spare(tmp_path: Path) -> None:
         (tmp_path / f"{n}").write_bytes(bytes(LEAST))
         held.spares.keep(tmp_path / f"{n}")
     assert len(list(held.spares.folder.iterdir())) == MOST
+
+
+def test_what_a_worker_leaves_among_its_spares_is_nothing_to_what_is_fetched(
+    tmp_path: Path,
+) -> None:
+    """It may hold open, link and name there what it likes: no order is written into that."""
+    held, secret = spool(tmp_path / "spool"), tmp_path / "identity.key"
+    secret.write_bytes(b"secret")
+    size = 2 * LEAST
+    lent = held.lent.folder
+    (lent / "1").mkdir()
+    (lent / "link").symlink_to(secret)
+    with (lent / "open").open("wb") as mine:
+        mine.write(bytes(size))
+        wanted = b"w" * size
+        path = held.partial / digest(wanted)[7:]
+        growing = Growing(path, held.spares, size)
+        growing.write(wanted)
+        growing.close()
+        held.received([digest(wanted)])
+        mine.seek(0)
+        mine.write(b"not what came")
+    assert held.read(digest(wanted)) == wanted
+    assert secret.read_bytes() == b"secret"
+    (lent / "open").unlink()
+    (tmp_path / "old").write_bytes(bytes(size))
+    held.lent.keep(tmp_path / "old")
+    assert not (tmp_path / "old").exists()
+    again = spool(tmp_path / "spool")
+    assert not list(again.lent.folder.iterdir())
+
+
+def test_what_a_worker_had_in_its_hands_is_lent_to_it_alone(tmp_path: Path) -> None:
+    """It may hold its replies' files open. What an order brought was never open to it."""
+    held = spool(tmp_path)
+    reply = worker(held).put([bytes(LEAST)])
+    envelope = Envelope((("a", Arrays(reply, (ArrayEntry("w"),))),)).encode()
+    held.commit(
+        Answer(ORDER, NAME, worker(held).put([envelope]), None, {NAME: ENVELOPE.decode()}), sign
+    )
+    brought = digest(b"b" * LEAST)
+    (held.partial / brought[7:]).write_bytes(b"b" * LEAST)
+    held.received([brought])
+    held.commit(Answer(OTHER, NAME, NAME, None, {NAME: ENVELOPE.decode()}), sign)
+    held.sweep(set())
+    assert [p.read_bytes()[:1] for p in held.lent.folder.iterdir()] == [b"\0"]
+    assert [p.read_bytes()[:1] for p in held.spares.folder.iterdir()] == [b"b"]
 
 
 def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) -> None:
