@@ -289,15 +289,8 @@ class Desk:
     def size(self) -> int:
         """How many things are kept here."""
         with self._changed:
-            kept = (
-                self._open,
-                self._taken,
-                self._withdrawn,
-                self._receipts,
-                self._todo,
-                self._last,
-            )
-            return sum(map(len, kept))
+            told = (self._withdrawn, self._receipts, self._todo, self._last)
+            return len(self._open) + len(self._taken) + sum(len(kept) for kept in told)
 
     def stuck(self, patience: float) -> bool:
         """Whether the live session has not got rid of its last handful for so many seconds."""

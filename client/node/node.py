@@ -377,7 +377,8 @@ class Node:
         failpoints.reach("daemon:answered")
         self._gate.metered(self._worker.process, at_work=False)
         try:
-            answer = outgoing.checked(self._gate, order, answer, self._spool, self._log)
+            look = partial(outgoing.checked, self._gate, order, answer, self._spool, self._log)
+            answer = self._room.patiently(look)
             self._room.patiently(partial(self._spool.commit, answer, self._sign))
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
