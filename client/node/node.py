@@ -352,6 +352,7 @@ class Node:
             case Ready():
                 self._ready(what)
             case Refused():
+                self._say_hindered(what.hindered)
                 if not self._gate.hindered(what.hindered):
                     self._log.error("N322: no code is started: %s", self._gate.decide())
             case Tried() if self.tries < TRIES:
@@ -365,12 +366,15 @@ class Node:
                 self._done(working, Answer(**vars(what)))
 
     def _ready(self, ready: Ready) -> None:
-        for what, why in ready.hindered.items():
-            if why:
-                self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
+        self._say_hindered(ready.hindered)
         self._gate.hindered(ready.hindered)
         if ready.failure:
             self._log.error("the app cannot be loaded (%s); see logs/worker.log", ready.failure)
+
+    def _say_hindered(self, hindered: Mapping[str, str]) -> None:
+        for what, why in hindered.items():
+            if why:
+                self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
 
     def _done(self, order: Order, answer: Answer) -> None:
         """Sign, commit, and let it be delivered."""

@@ -22,6 +22,7 @@ from barnraise.client.node.handlers import Files, _Listener
 from barnraise.client.node.kept import Answer, Kept, Reply, name_of
 from barnraise.client.node.logs import Capped
 from barnraise.client.node.norms import update_norms
+from barnraise.client.node.policy import Held, Policy, may_start
 from barnraise.client.node.spares import LEAST, MARK_EVERY, MOST, Growing
 from barnraise.client.node.spool import Spool
 from barnraise.protocols import federation_pb2 as pb
@@ -654,12 +655,25 @@ def test_progress_cannot_quote_data(what: str) -> None:
     assert known == supervisor.Progress(ORDER, "training step", 0, 2**53)
 
 
+def test_why_code_is_held_back_cannot_quote_data() -> None:
+    """L7: that leaves with the node's state, and the reasons are words of the worker's process."""
+    why = "patient: Ada\ud800\n"
+    for said in ({"said": "ready", "failure": why}, {"said": "refused"}):
+        heard = supervisor.parsed({**said, "hindered": {"network": why, "files": ""}})
+        assert isinstance(heard, supervisor.Ready | supervisor.Refused)
+        assert heard.hindered == {"network": "patient: Ada??", "files": ""}
+        held = may_start(Policy.model_validate({"isolation": {"required": True}}), heard.hindered)
+        assert isinstance(held, Held) and "network" in str(held) and "Ada" not in str(held)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         {},
         {"said": "nothing"},
         {"said": "ready", "hindered": [], "failure": ""},
+        {"said": "ready", "hindered": {"patient: Ada": "yes"}, "failure": ""},
+        {"said": "refused", "hindered": {"\ud800": "yes"}},
         {"said": "progress", "order": ORDER, "what": "step", "done": 0.5, "total": 1},
         {"said": "done", "order": ORDER, "content": None, "state": None, "carry": None},
         {"said": "done", "order": ORDER, "content": NAME, "state": 7, "carry": None},
