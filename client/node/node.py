@@ -305,10 +305,11 @@ class Node:
             return
         entry, data = proved.entry, proved.data
         witnessing.check_receipt(entry, data, receipt, reply.content, self._approved)
-        receipts.keep(self._home, self._approval.run, order, statement, proved)
+        run = self._approval.run
+        self._room.patiently(partial(receipts.keep, self._home, run, order, statement, proved))
         self._desk.receipted(order)
         failpoints.reach("daemon:receipted")
-        self._room.patiently(partial(self._spool.forget, order))
+        self._spool.forget(order)
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
         after = SETTLE_AFTER if reply.size >= LARGE else SETTLE_LATER
         self._settle_at = min(self._settle_at, time.monotonic() + after)

@@ -575,6 +575,36 @@ def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) 
         path.unlink()
 
 
+# --- delivering -------------------------------------------------------------------------------------
+
+
+class Answering:
+    """A coordinator that says what a test writes down, whatever it is told; a call of `deliver`'s."""
+
+    def __init__(self, *said: pb.ToMember) -> None:
+        self.said, self.cancelled = said, False
+
+    def Deliver(self, messages: Iterator[bytes]) -> Answering:
+        return self
+
+    def __iter__(self) -> Iterator[pb.ToMember]:
+        yield from self.said
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize("parts", [[[], []], [[0], [0]], [[0, 0]]])
+def test_what_is_wanted_is_said_once(parts: list[list[int]]) -> None:
+    """Whatever else a coordinator says is not kept, or it would fill the node's memory."""
+    part = transfers.Part(NAME, len(ENVELOPE), ENVELOPE)
+    said = [pb.Wanted(parts=[pb.Want(digest=NAME, offset=at) for at in one]) for one in parts]
+    told = Answering(*(pb.ToMember(wanted=one) for one in said))
+    with pytest.raises(transfers.Failed, match="twice"):
+        transfers.deliver(cast(Any, told), ORDER, b"", [part], lambda done, total: None)
+    assert told.cancelled
+
+
 # --- frames -----------------------------------------------------------------------------------------
 
 
