@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -486,7 +487,13 @@ class Node:
         self._desk.again(order)
 
     def _tidy(self) -> None:
-        """Drop what nothing needs; nothing while something is moved, for that may be read or written yet."""
+        """Drop what nothing needs; nothing while something is moved, for that may be read or written yet.
+
+        What is still to be fetched often shares its blobs with what is here, and is waited for; but not
+        where there is no room for it: that must come from what is here.
+        """
+        if self._room.lacking and not self._desk.transferring:
+            self._make_room()
         if self._desk.moving:
             return
         if time.monotonic() >= self._settle_at:
@@ -495,6 +502,13 @@ class Node:
         if self._untidy:
             self._untidy = False
             self._spool.sweep(self._needed())
+
+    def _make_room(self) -> None:
+        """Whatever can be had again, or is only kept to be written over, goes."""
+        self._last_content = set()
+        with suppress(BarnraiseError), files.disk_errors(self._spool.root):
+            self._spool.settle()
+        self._spool.sweep(self._needed(), lacking=True)
 
     def _needed(self) -> set[str]:
         """The contents of orders. The last one's stays, for the next often shares its blobs."""

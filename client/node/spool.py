@@ -304,18 +304,22 @@ class Spool:
         """Where the worker finds blobs."""
         return [self._blobs.root, self._inbox.root]
 
-    def sweep(self, contents: set[str]) -> None:
+    def sweep(self, contents: set[str], *, lacking: bool = False) -> None:
         """Drop every blob that neither `current.json` nor one of these orders' contents needs.
 
         An order may bring the very bytes of a forgotten reply: the worker then reads the reply's copy,
-        which it finds first, so that stays too. Not while something is being fetched.
+        which it finds first, so that stays too. Not while something is being fetched. `lacking`: for want
+        of room; no file is kept to be written over, but what was fetched in part, which goes on.
         """
         ordered = self._needed(contents)
         self._drop_but(self._blobs, ordered | self._needed(self._written.contents()), self.lent)
         self._drop_but(self._inbox, ordered, self.spares)
         self._own.intersection_update(self._blobs.all())
         self.unneeded(contents)
-        for path in self.partial.iterdir():
+        if lacking:
+            self.spares.clear()
+            self.lent.clear()
+        for path in () if lacking else self.partial.iterdir():
             path.unlink()
 
     def _needed(self, contents: Iterable[str]) -> set[str]:
