@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,7 +94,7 @@ class Desk:
         self._now = now
         self._changed = threading.Condition()
         self._open: dict[str, Sent] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, Mapping[str, int]] = {}  # with the sizes of the parts that came
         self._withdrawn: OrderedDict[str, None] = OrderedDict()
         self._receipts: OrderedDict[str, Told] = OrderedDict()
         self._serial = self._session = 0
@@ -126,7 +126,7 @@ class Desk:
                     self._tell(Recalled(order))
             while len(self._withdrawn) > WITHDRAWN:
                 oldest = self._withdrawn.popitem(last=False)[0]
-                self._taken.discard(oldest)
+                self._taken.pop(oldest, None)
                 self._todo.pop(oldest, None)
 
     def receipt(self, told: Told) -> None:
@@ -134,7 +134,7 @@ class Desk:
         with self._changed:
             self._drop(told.id)
             self._withdrawn.pop(told.id, None)
-            self._taken.discard(told.id)
+            self._taken.pop(told.id, None)
             self._receipts[told.id] = told
             self._receipts.move_to_end(told.id)
             if len(self._receipts) > RECEIPTS:
@@ -173,13 +173,19 @@ class Desk:
         with self._changed:
             return self._open.get(order)
 
-    def take(self, order: str) -> bool:
-        """All of this order's reply is in. False if that was so before, or it has its verdict."""
+    def take(self, order: str, parts: Mapping[str, int] | None = None) -> bool:
+        """All of this order's reply is in, with these parts and their sizes. False if that was so before, or
+        it has its verdict."""
         with self._changed:
             if order in self._taken or not (order in self._open or order in self._withdrawn):
                 return False
-            self._taken.add(order)
+            self._taken[order] = parts or {}
             return True
+
+    def handed(self, digest: str) -> int | None:
+        """The size of this part of a reply that waits to be judged; None if none has it."""
+        with self._changed:
+            return next((p[digest] for p in self._taken.values() if digest in p), None)
 
     def asks(self) -> bool:
         """Whether an order waits for its verdict."""
@@ -283,15 +289,8 @@ class Desk:
     def size(self) -> int:
         """How many things are kept here."""
         with self._changed:
-            kept = (
-                self._open,
-                self._taken,
-                self._withdrawn,
-                self._receipts,
-                self._todo,
-                self._last,
-            )
-            return sum(map(len, kept))
+            told = (self._withdrawn, self._receipts, self._todo, self._last)
+            return len(self._open) + len(self._taken) + sum(len(kept) for kept in told)
 
     def stuck(self, patience: float) -> bool:
         """Whether the live session has not got rid of its last handful for so many seconds."""

@@ -204,6 +204,10 @@ class Exchange(ExchangeServicer):
             """The member had it from us, with the order, and it is still here."""
             return desk.part(digest) is not None and self._office.file_of(digest).is_file()
 
+        # The file of a reply that waits to be judged lies there until the Grid takes it: with the right
+        # size it is whole, and is left as it is.
+        if any(desk.handed(part.digest) not in (None, part.size) for part in offer.parts):
+            raise refusals.malformed("a part that is in already has another size")
         with self._disk_refusals():
             return Arrival(
                 self._office.folder / name,
@@ -246,7 +250,8 @@ class Exchange(ExchangeServicer):
     def _hand_in(
         self, name: str, desk: Desk, offer: Offer, size: int, came: Arrival | None = None
     ) -> None:
-        if not desk.take(offer.order):
+        sizes = {part.digest: part.size for part in offer.parts} if came is not None else {}
+        if not desk.take(offer.order, sizes):
             return
         at = self._office.now()
         delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)

@@ -16,6 +16,7 @@ from pathlib import Path
 from barnraise.client.node import landlock, sandbox, seccomp
 
 SCRATCH = "scratch"
+APART = frozenset({"network", "processes", "directory", "files", "system calls"})
 LOOPBACK, HOST = "loopback", "host"  # what a worker of several processes has of the network
 _LIBRARIES = (
     "/usr",

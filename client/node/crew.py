@@ -29,6 +29,8 @@ class Store(Protocol):
 
     def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...
 
+    def delete_key(self, key: str, /) -> bool: ...
+
 
 class OutOfStep(Exception):
     """The processes of this worker do not do the same; `str` says who failed, by number and reason."""
@@ -57,6 +59,11 @@ class Crew:
         try:
             self._store.wait(keys, timedelta(seconds=BRIEF if failure else STALL))
             found = [json.loads(self._store.get(key)) for key in keys]
+            for key in (
+                f"shared/{self._number}",
+                *keys,
+            ):  # read by all; an order brings its envelopes
+                self._store.delete_key(key)
         except RuntimeError:
             raise OutOfStep(failure or "a process did not answer") from None
         for rank, other in enumerate(found, 1):

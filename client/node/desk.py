@@ -264,6 +264,11 @@ class Desk:
         return waiting or self._fetching.busy is not None
 
     @property
+    def transferring(self) -> bool:
+        """Whether something is being moved now."""
+        return self._fetching.busy is not None or self._delivering.busy is not None
+
+    @property
     def moving(self) -> bool:
         """Whether something is being moved, or is still to be fetched."""
         return self.expecting or self._delivering.busy is not None

@@ -22,7 +22,7 @@ def first(approved: Approval, site: Site, spool: Spool) -> dict[str, Any]:
         "code": str(approved.code),
         "stores": [str(path) for path in spool.stores()],
         "outgoing": str(spool.outgoing),
-        "spares": str(spool.spares.folder),
+        "spares": str(spool.lent.folder),
     }
 
 

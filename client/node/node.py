@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -305,10 +306,11 @@ class Node:
             return
         entry, data = proved.entry, proved.data
         witnessing.check_receipt(entry, data, receipt, reply.content, self._approved)
-        receipts.keep(self._home, self._approval.run, order, statement, proved)
+        run = self._approval.run
+        self._room.patiently(partial(receipts.keep, self._home, run, order, statement, proved))
         self._desk.receipted(order)
         failpoints.reach("daemon:receipted")
-        self._room.patiently(partial(self._spool.forget, order))
+        self._spool.forget(order)
         self._log.info("%s: %s %s", order, receipt["verdict"], receipt["reason"])
         after = SETTLE_AFTER if reply.size >= LARGE else SETTLE_LATER
         self._settle_at = min(self._settle_at, time.monotonic() + after)
@@ -352,6 +354,7 @@ class Node:
             case Ready():
                 self._ready(what)
             case Refused():
+                self._say_hindered(what.hindered)
                 if not self._gate.hindered(what.hindered):
                     self._log.error("N322: no code is started: %s", self._gate.decide())
             case Tried() if self.tries < TRIES:
@@ -365,19 +368,23 @@ class Node:
                 self._done(working, Answer(**vars(what)))
 
     def _ready(self, ready: Ready) -> None:
-        for what, why in ready.hindered.items():
-            if why:
-                self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
+        self._say_hindered(ready.hindered)
         self._gate.hindered(ready.hindered)
         if ready.failure:
             self._log.error("the app cannot be loaded (%s); see logs/worker.log", ready.failure)
+
+    def _say_hindered(self, hindered: Mapping[str, str]) -> None:
+        for what, why in hindered.items():
+            if why:
+                self._log.warning("the worker's %s is not apart from this machine's: %s", what, why)
 
     def _done(self, order: Order, answer: Answer) -> None:
         """Sign, commit, and let it be delivered."""
         failpoints.reach("daemon:answered")
         self._gate.metered(self._worker.process, at_work=False)
         try:
-            answer = outgoing.checked(self._gate, order, answer, self._spool, self._log)
+            look = partial(outgoing.checked, self._gate, order, answer, self._spool, self._log)
+            answer = self._room.patiently(look)
             self._room.patiently(partial(self._spool.commit, answer, self._sign))
         except ContentError as error:
             self._log.error("what the worker left is not whole: %s", error)
@@ -481,7 +488,13 @@ class Node:
         self._desk.again(order)
 
     def _tidy(self) -> None:
-        """Drop what nothing needs; nothing while something is moved, for that may be read or written yet."""
+        """Drop what nothing needs; nothing while something is moved, for that may be read or written yet.
+
+        What is still to be fetched often shares its blobs with what is here, and is waited for; but not
+        where there is no room for it: that must come from what is here.
+        """
+        if self._room.lacking and not self._desk.transferring:
+            self._make_room()
         if self._desk.moving:
             return
         if time.monotonic() >= self._settle_at:
@@ -490,6 +503,13 @@ class Node:
         if self._untidy:
             self._untidy = False
             self._spool.sweep(self._needed())
+
+    def _make_room(self) -> None:
+        """Whatever can be had again, or is only kept to be written over, goes."""
+        self._last_content = set()
+        with suppress(BarnraiseError), files.disk_errors(self._spool.root):
+            self._spool.settle()
+        self._spool.sweep(self._needed(), lacking=True)
 
     def _needed(self) -> set[str]:
         """The contents of orders. The last one's stays, for the next often shares its blobs."""

@@ -255,8 +255,11 @@ def may_say(policy: Policy, norms: Mapping[str, float | None]) -> Allowed | Forb
 
 
 def may_start(policy: Policy, hindered: Mapping[str, str]) -> Allowed | Held:
-    """Whether code may run in a process that is cut off but for what `hindered` names, with why."""
-    missing = [f"{what} ({why})" for what, why in hindered.items() if why]
+    """Whether code may run in a process that is cut off but for what `hindered` names, with why.
+
+    Why is said by that process, and what is held back is said to the coordinator: it does not quote that.
+    """
+    missing = [what for what, why in hindered.items() if why]
     if policy.isolation.required and missing:
         return Held(f"isolation is required, and the kernel refuses: {', '.join(missing)}")
     return Allowed()

@@ -3,7 +3,8 @@
 To make a file anew costs the disk's bookkeeping and memory that was never touched; to write over an old one
 costs neither. What is in a spare file is nobody's: whoever takes it says how much of it counts.
 
-Daemon and worker take from the same folder; a rename decides who gets what.
+What a worker may write, and may hold open, goes back to the worker alone: what is fetched into would be
+open to it. So daemon and worker each have a folder, and a worker finds in its own whatever it puts there.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 LEAST = 1 << 18  # bytes of a file that is worth keeping
 MOST = 3  # files that are kept
 MARK_EVERY = 8 << 20  # bytes after which a growing file notes how far it is
 _PIECE = 1 << 20
+
+
+def emptied(folder: Path) -> None:
+    """Remove whatever lies there, as far as that can be had: a worker's code may have put it there."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class Spares:
@@ -29,8 +40,7 @@ class Spares:
     def clear(self) -> None:
         """Make the folder, and empty it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():
-            path.unlink()
+        emptied(self.folder)
 
     def keep(self, path: Path) -> None:
         """Take this file from where it is. It is removed if it is small, or has another name as well: what
@@ -43,7 +53,10 @@ class Spares:
             path.unlink()
             return
         self._count += 1
-        path.rename(self.folder / str(self._count))
+        try:
+            path.rename(self.folder / str(self._count))
+        except OSError:  # a folder of that name, or a full disk
+            path.unlink()
 
     def take(self, target: Path, size: int) -> bool:
         """Move a spare file to `target`, if there is one, and `size` bytes are worth it."""
@@ -66,7 +79,8 @@ class Growing:
         self._path = path
         self._over, self._mark = (path.with_name(path.name + end) for end in (".over", ".at"))
         self._spare = not path.exists() and (self._over.exists() or spares.take(self._over, size))
-        self._fd = os.open(self._over if self._spare else path, os.O_RDWR | os.O_CREAT, 0o600)
+        how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        self._fd = os.open(self._over if self._spare else path, how, 0o600)
         there = os.fstat(self._fd).st_size
         self.at = self._noted = min(there, self._marked()) if self._spare else there
 

@@ -5,7 +5,8 @@
     NODE_DIR/spool/inbox/blobs/…  contents of orders; not synced, held against their digests after a restart
     NODE_DIR/spool/partial/…      what is being fetched; a cut transfer goes on at the end of its file
     NODE_DIR/spool/outgoing/…     what the worker has written and the daemon not yet taken
-    NODE_DIR/spool/spare/…        large files that are written over by what comes next
+    NODE_DIR/spool/spare/…        large files of orders, that are written over by what is fetched next
+    NODE_DIR/spool/lent/…         large files of the worker's, that it writes over
 
 Owned by the daemon's main thread. The thread that fetches writes into `partial` alone.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ from typing import Any
 from barnraise.client.node import failpoints
 from barnraise.client.node.frames import SMALL
 from barnraise.client.node.kept import Answer, Envelopes, Kept, Reply, name_of
-from barnraise.client.node.spares import Spares
+from barnraise.client.node.spares import Spares, emptied
 from barnraise.client.node.transfers import ENVELOPE, Part
 from barnraise.protocols import files
 from barnraise.protocols.blobs import BlobStore
@@ -51,14 +51,17 @@ class Spool:
         for folder in (self.partial, self.outgoing):
             folder.mkdir(parents=True, exist_ok=True)
         self.spares = Spares(root / "spare")
-        self.spares.clear()
+        self.lent = Spares(root / "lent")
+        for spares in (self.spares, self.lent):
+            spares.clear()
         self._blobs = BlobStore(root, flat=True)
         self._inbox = BlobStore(root / "inbox", durable=False, flat=True)
         self._unchecked = set(self._inbox.all())
+        self._own: set[str] = set()  # of the blobs, those whose files the worker could never write
         self._brought: dict[str, bytes] = {}  # envelopes that came with their orders
         self._path = root / "current.json"
         self.kept = self._written = self._read(run)  # `_written` is what current.json says
-        self._drop_but(self._blobs, self._needed(self.kept.contents()))
+        self._drop_but(self._blobs, self._needed(self.kept.contents()), self.lent)
         self.empty_outgoing()
 
     def _read(self, run: str) -> Kept:
@@ -112,6 +115,8 @@ class Spool:
 
     def left(self, answer: Answer) -> Envelope:
         """The envelope of the reply that the worker left; `ContentError` if there is none."""
+        if is_digest(answer.content) and self._text(answer.content, answer.envelopes) is None:
+            self.own(answer.content)
         return self._envelope_out(answer.content, answer.envelopes)
 
     def reword(self, answer: Answer, envelope: Envelope) -> Answer:
@@ -121,43 +126,70 @@ class Spool:
         return replace(answer, content=name, envelopes={**answer.envelopes, name: text})
 
     def own(self, digest: str) -> None:
-        """Copy what the worker wrote to where it cannot write, if it is what it is called."""
-        written = self.outgoing / digest[7:]
-        if not written.is_file():
+        """Have what is called so in a file that the worker could never write; `ContentError` if it is not it.
+
+        Also what was committed before: of that the worker may hold the file open, for it was only renamed.
+        """
+        if digest in self._own:
             return
-        taken = self._taken(written)
-        copy, hasher = taken.with_name(f"{taken.name}-copy"), hashlib.sha256()
-        with taken.open("rb") as source, copy.open("wb") as target:
-            while piece := source.read(1 << 20):
+        taken, committed = self._taken(digest), self._blobs.has(digest)
+        if taken is not None or committed:
+            copy = self._copied(taken or self._blobs.path(digest), digest)
+            if committed:
+                files.sync(copy)
+                copy.rename(self._blobs.path(digest))
+            else:
+                self._blobs.adopt(copy, digest)
+            if taken is not None:
+                taken.unlink()
+        elif self.has(digest) and self._inbox.has(digest):
+            self._adopt_brought(digest)
+        else:
+            return
+        self._own.add(digest)
+
+    def _copied(self, source: Path, digest: str) -> Path:
+        copy, hasher = self.partial / f"own-{digest[7:]}-copy", hashlib.sha256()
+        with source.open("rb") as there, copy.open("wb") as target:
+            while piece := there.read(1 << 20):
                 hasher.update(piece)
                 target.write(piece)
-        taken.unlink()
         if "sha256:" + hasher.hexdigest() != digest:
             copy.unlink()
             raise ContentError(f"what the worker calls {digest} is not it")
-        self._blobs.adopt(copy, digest)
+        return copy
 
     def find(self, digest: str) -> Path:
-        """Where a blob lies that is the daemon's own, or that an order brought."""
-        return self._blobs.path(digest) if self._blobs.has(digest) else self._inbox.path(digest)
+        """Where a blob lies that an order brought, or that is the daemon's own. What the worker calls so is
+        looked at only where there is no other."""
+        return self._inbox.path(digest) if self._inbox.has(digest) else self._blobs.path(digest)
 
     def _adopt(self, content: str, envelopes: Envelopes) -> None:
         """Take a content's files over from the worker. What is kept already is not looked at again."""
         blobs = self._envelope_out(content, envelopes).blobs()
         for digest in blobs if self._text(content, envelopes) else (content, *blobs):
-            written = self.outgoing / digest[7:]
-            if written.is_file():
-                self._blobs.adopt(self._taken(written), digest)
+            if (taken := self._taken(digest)) is not None:
+                self._blobs.adopt(taken, digest)
             elif self._inbox.has(digest) and not self._blobs.has(digest):
-                written.hardlink_to(self._inbox.path(digest))
-                self._blobs.adopt(written, digest)
+                self._adopt_brought(digest)
             elif not self._blobs.has(digest):
                 raise ContentError(f"the worker names {digest}, and has not written it")
 
-    def _taken(self, written: Path) -> Path:
-        """Move a file to where the worker cannot write; `ContentError` for a link, for it leads anywhere."""
-        taken = self.partial / f"own-{written.name}"
-        written.rename(taken)
+    def _adopt_brought(self, digest: str) -> None:
+        """A reply's blob that is an order's: one file with two names."""
+        link = self.partial / f"own-{digest[7:]}-link"
+        link.unlink(missing_ok=True)
+        link.hardlink_to(self._inbox.path(digest))
+        self._blobs.adopt(link, digest)
+
+    def _taken(self, digest: str) -> Path | None:
+        """The file that the worker wrote under this name, moved to where it cannot write, now or before a
+        full disk stopped that; `ContentError` for a link, for it leads anywhere."""
+        written, taken = self.outgoing / digest[7:], self.partial / f"own-{digest[7:]}"
+        if written.is_file():
+            written.rename(taken)
+        elif not taken.exists():
+            return None
         if not stat.S_ISREG(taken.lstat().st_mode):
             taken.unlink()
             raise ContentError("the worker left a link where a file belongs")
@@ -173,7 +205,9 @@ class Spool:
         written = self.outgoing / content[7:]
         try:
             return Envelope.decode(
-                _read(written) if written.is_file() else self._blobs.read(content)
+                _read(written)
+                if written.is_file() and content not in self._own
+                else self._blobs.read(content)
             )
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
@@ -186,11 +220,7 @@ class Spool:
 
     def empty_outgoing(self) -> None:
         """Drop what a worker wrote that was not taken."""
-        for path in self.outgoing.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        emptied(self.outgoing)
 
     # --- replies --------------------------------------------------------------------------------
 
@@ -274,17 +304,22 @@ class Spool:
         """Where the worker finds blobs."""
         return [self._blobs.root, self._inbox.root]
 
-    def sweep(self, contents: set[str]) -> None:
+    def sweep(self, contents: set[str], *, lacking: bool = False) -> None:
         """Drop every blob that neither `current.json` nor one of these orders' contents needs.
 
         An order may bring the very bytes of a forgotten reply: the worker then reads the reply's copy,
-        which it finds first, so that stays too. Not while something is being fetched.
+        which it finds first, so that stays too. Not while something is being fetched. `lacking`: for want
+        of room; no file is kept to be written over, but what was fetched in part, which goes on.
         """
         ordered = self._needed(contents)
-        self._drop_but(self._blobs, ordered | self._needed(self._written.contents()))
-        self._drop_but(self._inbox, ordered)
+        self._drop_but(self._blobs, ordered | self._needed(self._written.contents()), self.lent)
+        self._drop_but(self._inbox, ordered, self.spares)
+        self._own.intersection_update(self._blobs.all())
         self.unneeded(contents)
-        for path in self.partial.iterdir():
+        if lacking:
+            self.spares.clear()
+            self.lent.clear()
+        for path in () if lacking else self.partial.iterdir():
             path.unlink()
 
     def _needed(self, contents: Iterable[str]) -> set[str]:
@@ -306,9 +341,9 @@ class Spool:
                 return store.read(content)
         return None
 
-    def _drop_but(self, store: BlobStore, needed: set[str]) -> None:
+    def _drop_but(self, store: BlobStore, needed: set[str], spares: Spares) -> None:
         for digest in set(store.all()) - needed:
-            self.spares.keep(store.path(digest))
+            spares.keep(store.path(digest))
             store.drop(digest)
 
 

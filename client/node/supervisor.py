@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from barnraise.client.node import failpoints, frames
-from barnraise.client.node.confinement import SCRATCH, Confinement, Orders
+from barnraise.client.node.confinement import APART, SCRATCH, Confinement, Orders
 from barnraise.client.node.logs import Capped
 from barnraise.client.node.processor import processor_seconds
 
@@ -107,9 +107,9 @@ def parsed(message: Mapping[str, Any]) -> Heard:
     """
     match message:
         case {"said": "ready", "hindered": dict(hindered), "failure": str(failure)}:
-            return Ready({str(k): str(v) for k, v in hindered.items()}, failure)
+            return Ready(_hindered(hindered), _line(failure, 400))
         case {"said": "refused", "hindered": dict(hindered)}:
-            return Refused({str(k): str(v) for k, v in hindered.items()})
+            return Refused(_hindered(hindered))
         case {"said": "tried", "what": str(what), "where": str(where)}:
             return Tried(_line(what, 20), _line(where, 200))
         case {
@@ -131,6 +131,13 @@ def parsed(message: Mapping[str, Any]) -> Heard:
         } if all(map(_is_text, envelopes.values())):
             return Done(order, content, state, carry, envelopes)
     raise frames.FrameError("it says nothing that a worker has to say")
+
+
+def _hindered(said: Mapping[Any, Any]) -> dict[str, str]:
+    """From what it is not cut off, and why. The names may leave the site: no other than we give."""
+    if not said.keys() <= APART:
+        raise frames.FrameError("it is not cut off from what nobody asked for")
+    return {what: _line(str(why), 200) for what, why in said.items()}
 
 
 def _line(text: str, most: int) -> str:

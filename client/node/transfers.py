@@ -218,13 +218,17 @@ class _Delivery:
         )
         self._moved = moved
         self._wanted: queue.SimpleQueue[list[pb.Want] | None] = queue.SimpleQueue()
-        self.taken = False
+        self.taken = self._told = False
         self.problem: Exception | None = None
 
     def hear(self, answer: pb.ToMember) -> None:
         if answer.HasField("taken"):
             self.taken = True
         elif answer.HasField("wanted"):
+            names = [want.digest for want in answer.wanted.parts]
+            if self._told or len({*names}) < len(names):
+                raise Failed("the coordinator wants the same twice")
+            self._told = True
             for want in answer.wanted.parts:
                 part = self._parts.get(want.digest)
                 if part is None or want.offset > part.size:

@@ -82,6 +82,7 @@ class Witness:
             self._kept = _read(self._path, log_key)
         self._say: Callable[[pb.FromNode], object] = lambda message: None
         self._asked_path: tuple[bytes, ...] = ()
+        self._trouble = ""  # what its thread has said last
         self._changed = threading.Condition()  # what follows is under it
         self._unsaved: Seen | None = None
         self._to_cosign: Seen | None = None
@@ -205,23 +206,31 @@ class Witness:
                 self._changed.wait_for(lambda: self._to_cosign or self._closing, max(0.0, wait))
                 unsaved, to_cosign, closing = self._unsaved, self._to_cosign, self._closing
                 self._unsaved = self._to_cosign = None
-            if unsaved is not None:
-                self._save(unsaved, to_cosign)
-                saved_at = time.monotonic()
+            if unsaved is not None and not self._save(unsaved, to_cosign):
+                with self._changed:  # again in a while, unless there is something newer by then
+                    self._changed.wait_for(lambda: self._closing, SAVE_EVERY)
+                    self._unsaved = self._unsaved or unsaved
+                    self._to_cosign = self._to_cosign or to_cosign
+            saved_at = time.monotonic()
             if closing:
                 return
 
-    def _save(self, seen: Seen, to_cosign: Seen | None) -> None:
+    def _save(self, seen: Seen, to_cosign: Seen | None) -> bool:
+        """False if it could not be kept: then it is not cosigned either."""
         try:
             swap(self._path, seen.note)
         except OSError as error:
-            self._log.error("the checkpoint that was seen cannot be kept: %s", error)
-            return
+            if (trouble := str(error)) != self._trouble:
+                self._log.error("the checkpoint that was seen cannot be kept: %s", trouble)
+            self._trouble = trouble
+            return False
+        self._trouble = ""
         if to_cosign is not None:
             checkpoint = to_cosign.checkpoint
             line = notes.cosign(self._key, self.member, checkpoint, int(time.time()))
             said = pb.Cosignature(size=checkpoint.size, line=line)
             self._say(pb.FromNode(cosignature=said))
+        return True
 
     def forget(self) -> None:
         """The checkpoint lies with the evidence now: whoever moves that away begins anew."""

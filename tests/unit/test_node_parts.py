@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -15,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barnraise.client.node import frames, supervisor, transfers
+from barnraise.client.node import frames, outgoing, supervisor, transfers
 from barnraise.client.node.handlers import Files, _Listener
 from barnraise.client.node.kept import Answer, Kept, Reply, name_of
 from barnraise.client.node.logs import Capped
+from barnraise.client.node.norms import update_norms
+from barnraise.client.node.policy import Held, Policy, may_start
 from barnraise.client.node.spares import LEAST, MARK_EVERY, MOST, Growing
 from barnraise.client.node.spool import Spool
 from barnraise.protocols import federation_pb2 as pb
@@ -50,7 +54,7 @@ def spool(root: Path, run: str = "run") -> Spool:
 
 
 def worker(spooled: Spool) -> Files:
-    return Files(spooled.stores(), spooled.outgoing, spooled.spares)
+    return Files(spooled.stores(), spooled.outgoing, spooled.lent)
 
 
 def content(files: Files, value: float) -> str:
@@ -93,7 +97,7 @@ def test_a_worker_that_leaves_links_and_folders_gets_nothing_sent_and_ends_no_no
     with pytest.raises(ContentError, match="link"):
         first.commit(Answer(ORDER, asked), sign)
     (first.outgoing / digest(b"link")[7:]).symlink_to(secret)
-    with pytest.raises(ContentError, match="has not written"):
+    with pytest.raises(ContentError, match="link"):
         first.left(Answer(ORDER, digest(b"link")))
     os.mkfifo(first.outgoing / digest(b"pipe")[7:])
     with pytest.raises(ContentError, match="has not written"):
@@ -401,6 +405,156 @@ def test_a_file_with_another_name_is_never_a_spare(tmp_path: Path) -> None:
     assert len(list(held.spares.folder.iterdir())) == MOST
 
 
+class Near:
+    """A gate that lets updates of at most one leave, and no error's words."""
+
+    def measures(self, kind: str) -> bool:
+        return True
+
+    def plain(self, reason: str) -> str:
+        return "in plain words"
+
+    def forbids(self, order: Envelope, reply: Envelope, blob: Any) -> str:
+        norms = update_norms(order, reply, blob, None).values()
+        return "" if all(norm is not None and norm <= 1 for norm in norms) else "it is too far"
+
+
+def arrays_of(value: float) -> tuple[bytes, bytes]:
+    """A blob and the envelope of a content that has it as its only arrays."""
+    data = b"".join(encode({"w": np.full(100, value, np.float32)}))
+    return data, Envelope((("a", Arrays(digest(data), (ArrayEntry("w"),))),)).encode()
+
+
+BASE, NEAR, FAR = (arrays_of(value) for value in (0.0, 0.01, 9.0))
+
+
+def asked_for_an_update(root: Path) -> tuple[Spool, Files]:
+    """A spool to which an order has brought `BASE`."""
+    held = spool(root)
+    for data in BASE:
+        (held.partial / digest(data)[7:]).write_bytes(data)
+    held.received([digest(data) for data in BASE])
+    return held, worker(held)
+
+
+def leave(held: Spool, order: str, answer: Answer, gate: Any = None) -> list[bytes]:
+    """What of an answer to an order for an update leaves: its error, or its blobs."""
+    asked = cast(Any, SimpleNamespace(id=order, type="train", content=digest(BASE[1])))
+    look = outgoing.checked(gate or Near(), asked, answer, held, logging.getLogger())
+    held.commit(look, sign)
+    if held.is_failure(order):
+        return [str(held.reply(order).failure).encode()]
+    return [bytes_of(part) for part in held.parts(order)[1:]]
+
+
+def test_an_update_is_measured_by_what_leaves(tmp_path: Path) -> None:
+    held, files = asked_for_an_update(tmp_path)
+    for order, (blob, envelope) in ((ORDER, NEAR), (OTHER, FAR)):
+        files.put([blob])
+        left = leave(held, order, Answer(order, files.put([envelope])))
+        assert (left == [blob]) == (order == ORDER)
+
+
+def test_what_is_measured_was_not_committed_before_in_a_file_that_the_worker_holds_open(
+    tmp_path: Path,
+) -> None:
+    held, files = asked_for_an_update(tmp_path)
+    blob = files.put([NEAR[0]])
+    with (held.outgoing / blob[7:]).open("r+b") as mine:
+        state = files.put([NEAR[1]])
+        held.commit(Answer(ORDER, files.put([ENVELOPE]), state), sign)
+        assert leave(held, OTHER, Answer(OTHER, state)) == [NEAR[0]]
+        mine.write(FAR[0])
+    assert [bytes_of(part) for part in held.parts(OTHER)[1:]] == [NEAR[0]]
+    assert spool(tmp_path).whole(OTHER)
+
+
+def test_an_update_is_measured_from_what_the_order_brought(tmp_path: Path) -> None:
+    """Not from what the worker says it was: a state of its own that it calls by the name of that."""
+    held, files = asked_for_an_update(tmp_path)
+    (held.outgoing / digest(BASE[0])[7:]).write_bytes(FAR[0])
+    held.commit(Answer(ORDER, files.put([ENVELOPE]), files.put([BASE[1]])), sign)
+    files.put([FAR[0]])
+    (left,) = leave(held, OTHER, Answer(OTHER, files.put([FAR[1]])))
+    assert b"forbids" in left
+    with pytest.raises(ContentError, match="is not it"):
+        leave(held, ORDER, Answer(ORDER, digest(BASE[1])))
+
+
+def test_an_order_that_is_sent_back_leaves_as_it_came(tmp_path: Path) -> None:
+    held, _ = asked_for_an_update(tmp_path)
+    assert leave(held, ORDER, Answer(ORDER, digest(BASE[1]))) == [BASE[0]]
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["update", "error"])
+def test_an_envelope_is_the_one_that_was_looked_at(tmp_path: Path, failed: bool) -> None:
+    held, files = asked_for_an_update(tmp_path)
+    near, far = files.put([NEAR[0]]), files.put([FAR[0]])
+    first = Envelope(failure=Failure(2, "in plain words")).encode() if failed else NEAR[1]
+    then = Envelope(failure=Failure(2, "what it read")).encode() if failed else FAR[1]
+    named = files.put([first])
+
+    class Meanwhile(Near):
+        def plain(self, reason: str) -> str:
+            (held.outgoing / named[7:]).write_bytes(then)
+            return super().plain(reason)
+
+        def forbids(self, order: Envelope, reply: Envelope, blob: Any) -> str:
+            (held.outgoing / named[7:]).write_bytes(then)
+            return super().forbids(order, reply, blob)
+
+    leave(held, ORDER, Answer(ORDER, named), Meanwhile())
+    assert held.reply(ORDER).encode() == first
+    assert far not in held.reply(ORDER).blobs() and (failed or near in held.reply(ORDER).blobs())
+
+
+def test_what_a_worker_leaves_among_its_spares_is_nothing_to_what_is_fetched(
+    tmp_path: Path,
+) -> None:
+    """It may hold open, link and name there what it likes: no order is written into that."""
+    held, secret = spool(tmp_path / "spool"), tmp_path / "identity.key"
+    secret.write_bytes(b"secret")
+    size = 2 * LEAST
+    lent = held.lent.folder
+    (lent / "1").mkdir()
+    (lent / "link").symlink_to(secret)
+    with (lent / "open").open("wb") as mine:
+        mine.write(bytes(size))
+        wanted = b"w" * size
+        path = held.partial / digest(wanted)[7:]
+        growing = Growing(path, held.spares, size)
+        growing.write(wanted)
+        growing.close()
+        held.received([digest(wanted)])
+        mine.seek(0)
+        mine.write(b"not what came")
+    assert held.read(digest(wanted)) == wanted
+    assert secret.read_bytes() == b"secret"
+    (lent / "open").unlink()
+    (tmp_path / "old").write_bytes(bytes(size))
+    held.lent.keep(tmp_path / "old")
+    assert not (tmp_path / "old").exists()
+    again = spool(tmp_path / "spool")
+    assert not list(again.lent.folder.iterdir())
+
+
+def test_what_a_worker_had_in_its_hands_is_lent_to_it_alone(tmp_path: Path) -> None:
+    """It may hold its replies' files open. What an order brought was never open to it."""
+    held = spool(tmp_path)
+    reply = worker(held).put([bytes(LEAST)])
+    envelope = Envelope((("a", Arrays(reply, (ArrayEntry("w"),))),)).encode()
+    held.commit(
+        Answer(ORDER, NAME, worker(held).put([envelope]), None, {NAME: ENVELOPE.decode()}), sign
+    )
+    brought = digest(b"b" * LEAST)
+    (held.partial / brought[7:]).write_bytes(b"b" * LEAST)
+    held.received([brought])
+    held.commit(Answer(OTHER, NAME, NAME, None, {NAME: ENVELOPE.decode()}), sign)
+    held.sweep(set())
+    assert [p.read_bytes()[:1] for p in held.lent.folder.iterdir()] == [b"\0"]
+    assert [p.read_bytes()[:1] for p in held.spares.folder.iterdir()] == [b"b"]
+
+
 def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) -> None:
     """A kill leaves old bytes behind the new ones: they must never count."""
     held = spool(tmp_path)
@@ -419,6 +573,36 @@ def test_a_spare_that_is_written_over_counts_as_far_as_is_noted(tmp_path: Path) 
         assert path.read_bytes() == b"n" * counts + b"m" * (size - 1 - counts)
         assert [p.name for p in held.partial.iterdir()] == [path.name]
         path.unlink()
+
+
+# --- delivering -------------------------------------------------------------------------------------
+
+
+class Answering:
+    """A coordinator that says what a test writes down, whatever it is told; a call of `deliver`'s."""
+
+    def __init__(self, *said: pb.ToMember) -> None:
+        self.said, self.cancelled = said, False
+
+    def Deliver(self, messages: Iterator[bytes]) -> Answering:
+        return self
+
+    def __iter__(self) -> Iterator[pb.ToMember]:
+        yield from self.said
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize("parts", [[[], []], [[0], [0]], [[0, 0]]])
+def test_what_is_wanted_is_said_once(parts: list[list[int]]) -> None:
+    """Whatever else a coordinator says is not kept, or it would fill the node's memory."""
+    part = transfers.Part(NAME, len(ENVELOPE), ENVELOPE)
+    said = [pb.Wanted(parts=[pb.Want(digest=NAME, offset=at) for at in one]) for one in parts]
+    told = Answering(*(pb.ToMember(wanted=one) for one in said))
+    with pytest.raises(transfers.Failed, match="twice"):
+        transfers.deliver(cast(Any, told), ORDER, b"", [part], lambda done, total: None)
+    assert told.cancelled
 
 
 # --- frames -----------------------------------------------------------------------------------------
@@ -501,12 +685,25 @@ def test_progress_cannot_quote_data(what: str) -> None:
     assert known == supervisor.Progress(ORDER, "training step", 0, 2**53)
 
 
+def test_why_code_is_held_back_cannot_quote_data() -> None:
+    """L7: that leaves with the node's state, and the reasons are words of the worker's process."""
+    why = "patient: Ada\ud800\n"
+    for said in ({"said": "ready", "failure": why}, {"said": "refused"}):
+        heard = supervisor.parsed({**said, "hindered": {"network": why, "files": ""}})
+        assert isinstance(heard, supervisor.Ready | supervisor.Refused)
+        assert heard.hindered == {"network": "patient: Ada??", "files": ""}
+        held = may_start(Policy.model_validate({"isolation": {"required": True}}), heard.hindered)
+        assert isinstance(held, Held) and "network" in str(held) and "Ada" not in str(held)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         {},
         {"said": "nothing"},
         {"said": "ready", "hindered": [], "failure": ""},
+        {"said": "ready", "hindered": {"patient: Ada": "yes"}, "failure": ""},
+        {"said": "refused", "hindered": {"\ud800": "yes"}},
         {"said": "progress", "order": ORDER, "what": "step", "done": 0.5, "total": 1},
         {"said": "done", "order": ORDER, "content": None, "state": None, "carry": None},
         {"said": "done", "order": ORDER, "content": NAME, "state": 7, "carry": None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -184,3 +185,26 @@ def test_evidence_is_whole_and_keeps_the_node_down_until_it_is_moved_away(tmp_pa
     folder.rename(tmp_path / "settled")
     misconduct.check(tmp_path)
     assert made(tmp_path).size == 0
+
+
+def test_what_finds_no_room_is_kept_and_cosigned_once_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a node that is started again would take an older log for the one that it saw."""
+    failed = threading.Event()
+
+    def swap(path: Path, data: bytes) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(witness, "swap", swap)
+    said: list[pb.FromNode] = []
+    one = made(tmp_path)
+    one.speak(said.append)
+    one.look(shown(5, 0, cosign=True), lambda: None)
+    assert failed.wait(20)
+    one.close()
+    assert made(tmp_path).size == 5
+    assert [m.cosignature.size for m in said] == [5]

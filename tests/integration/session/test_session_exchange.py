@@ -348,3 +348,22 @@ def test_a_full_disk_puts_the_member_off_and_nothing_breaks(
         assert refusal(lambda: ada.deliver(order.id, reply)) == ("UNAVAILABLE", "N211")
     ada.deliver(order.id, reply)
     assert len(house.arrivals()) == 1
+
+
+@pytest.mark.parametrize("more", [-1, 1, CHUNK])
+def test_what_is_handed_in_is_not_written_by_another_delivery(
+    house: House, order: Order, ada: Node, tmp_path: Path, more: int
+) -> None:
+    """Until the Grid takes it, it lies where a member's replies come in. With another size it would be cut
+    or grown there, and what the Grid took as signed would be what the other delivery writes."""
+    other = house.order("ada", batch=2)
+    house.fleet.dispatch([other])
+    reply = Reply.good(tmp_path / "reply", size=LARGE)
+    blob = list(reply.parts)[1]
+    ada.deliver(order.id, reply)
+    lying = ada.offer(other.id, reply)
+    lying.parts[1].size += more
+    assert refusal(lambda: Delivering(ada, lying).__enter__()) == ("INVALID_ARGUMENT", "N205")
+    assert [w.digest for w in ada.deliver(other.id, reply)] == [reply.content]
+    assert [d.order for d in house.arrivals()] == [order.id, other.id]
+    assert house.blobs.read(blob) == reply.parts[blob]
