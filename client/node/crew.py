@@ -59,10 +59,7 @@ class Crew:
         try:
             self._store.wait(keys, timedelta(seconds=BRIEF if failure else STALL))
             found = [json.loads(self._store.get(key)) for key in keys]
-            for key in (
-                f"shared/{self._number}",
-                *keys,
-            ):  # read by all; an order brings its envelopes
+            for key in (f"shared/{self._number}", *keys):  # all have read it; an order may be large
                 self._store.delete_key(key)
         except RuntimeError:
             raise OutOfStep(failure or "a process did not answer") from None

@@ -21,7 +21,7 @@ from typing import Any
 from barnraise.client.node.witness import Proved
 from barnraise.protocols import statements
 from barnraise.protocols.canonical import canonical
-from barnraise.protocols.files import sync_data
+from barnraise.protocols.files import fsync, sync_data
 from barnraise.protocols.merkle import ProofError
 from barnraise.protocols.tlog_proof import TlogProof
 
@@ -45,6 +45,7 @@ def keep(home: Path, run: str, order: str, receipt: bytes, proved: Proved) -> Pa
     proof = folder / f"{name}.tlog-proof"
     _write(proof.with_suffix(".json"), proved.data, durable=False)
     _write(proof, replace(proved.proof, extra=extra).encode(), durable=True)
+    fsync(folder)
     return proof
 
 

@@ -314,7 +314,8 @@ class Spool:
         ordered = self._needed(contents)
         self._drop_but(self._blobs, ordered | self._needed(self._written.contents()), self.lent)
         self._drop_but(self._inbox, ordered, self.spares)
-        self._own.intersection_update(self._blobs.all())
+        if self._own:
+            self._own.intersection_update(self._blobs.all())
         self.unneeded(contents)
         if lacking:
             self.spares.clear()
