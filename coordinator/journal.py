@@ -21,7 +21,7 @@ from barnraise.coordinator.mark import Mark, MarkFile
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.files import damaged, disk_full
+from barnraise.protocols.files import damaged, disk_full, is_full_database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -301,18 +301,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def _sqlite_error(error: sqlite3.Error, path: Path) -> BarnraiseError:
-    text = str(error)
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path.parent)):
+    if is_full_database(error, path):
         return disk_full(path)
+    text = str(error)
     if isinstance(error, sqlite3.OperationalError):
         return BarnraiseError(
             "D105", f"{path} cannot be used", text, next=f"make {path.parent} writable"
         )
     return damaged(f"{path} is damaged", text)
-
-
-def _no_room(folder: Path) -> bool:
-    """SQLite calls it an I/O error when the disk is too full for its shared memory file (32 KiB)."""
-    room = os.statvfs(folder)
-    return room.f_bavail * room.f_frsize < 1 << 16

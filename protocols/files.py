@@ -16,6 +16,7 @@ from pathlib import Path
 from barnraise.protocols.errors import BarnraiseError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_SQLITE_IOERR, _SQLITE_FULL = 10, 13  # <sqlite3.h>
 
 
 def is_full(error: BaseException) -> bool:
@@ -23,6 +24,18 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, BarnraiseError):
         return error.code == "D104"
     return isinstance(error, OSError) and error.errno in FULL
+
+
+def is_full_database(error: Exception, path: Path) -> bool:
+    """Whether an error of SQLite's says of the database at `path` that the disk is full.
+
+    It calls it an I/O error when there is no room for its shared memory file (32 KiB).
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code != _SQLITE_IOERR:
+        return bool(code == _SQLITE_FULL)
+    room = os.statvfs(path.parent)
+    return room.f_bavail * room.f_frsize < 1 << 16
 
 
 def keep(path: Path, data: bytes) -> bytes:

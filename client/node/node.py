@@ -445,7 +445,8 @@ class Node:
             self._mail.urge(Delivered(order, error))
             return
         size = sum(part.size for part in parts)
-        decided = self._gate.leaves(order, self._spool.reply(order), size)
+        leaves = partial(self._gate.leaves, order, self._spool.reply(order), size)
+        decided = self._room.patiently(leaves)
         if isinstance(decided, Forbidden):
             refused = transfers.Refused(f"N323: {decided.reason}")
             self._mail.urge(Delivered(order, refused))

@@ -21,6 +21,7 @@ from typing import Any
 
 from barnraise.client.node.policy import Spent
 from barnraise.protocols.errors import BarnraiseError
+from barnraise.protocols.files import disk_full, is_full, is_full_database
 
 FILE = "sent.db"
 LONGEST = 4096  # characters of a row's detail
@@ -78,16 +79,25 @@ class _Count:
     times: int = 0
     detail: str = "{}"
 
+    def before(self, later: _Count) -> _Count:
+        """This and what was counted after it."""
+        both = self.bytes + later.bytes, self.times + later.times
+        return _Count(self.at, later.last, *both, later.detail)
+
+
+_Counts = dict[tuple[str, str, Under], _Count]
+
 
 class Sent:
-    """`durable`: a commit is on disk when it returns. Raises N320 where nothing can be written down."""
+    """`durable`: a commit is on disk when it returns. Raises N320 where nothing can be written down, D104
+    where the disk is full: what was counted is not forgotten then."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
         self._lock = threading.Lock()  # _counts, _used, _under
         self._used: dict[str, Spent] = {}
         self._today: tuple[str, float, Spent] | None = None  # what `spent` said last, kept up with
-        self._counts: dict[tuple[str, str, Under], _Count] = {}
+        self._counts: _Counts = {}
         self._under = Under()
         with self._recorded():
             path.touch(0o600)
@@ -105,12 +115,14 @@ class Sent:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if _says_full(error, self._path):
+                raise disk_full(self._path) from error
             raise BarnraiseError(
                 "N320",
                 f"{self._path} cannot be written",
                 str(error),
                 "nothing leaves that is not on record",
-                next="make room, or make the file writable, and start the node again",
+                next="make the file writable, and start the node again",
             ) from None
 
     @contextmanager
@@ -120,7 +132,8 @@ class Sent:
             try:
                 yield self._db
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("rollback")
                 raise
             self._db.execute("commit")
 
@@ -147,37 +160,30 @@ class Sent:
         with self._lock:
             idle = not self._counts and not self._used
         if not idle:
-            with self._together() as db:
-                self._write_counts(db)
+            with self._with_counts():
+                pass
 
-    def _write_counts(self, db: sqlite3.Connection) -> None:
+    @contextmanager
+    def _with_counts(self) -> Iterator[sqlite3.Connection]:
+        """One commit with what was counted until now."""
         with self._lock:
             counts, self._counts = self._counts, {}
             used, self._used = self._used, {}
-        db.executemany(
-            f"insert into sent values (null{', ?' * 11})",
-            [
-                (
-                    c.at,
-                    c.last,
-                    kind,
-                    what,
-                    "",
-                    c.bytes,
-                    c.times,
-                    u.run,
-                    u.approval,
-                    u.policy,
-                    c.detail,
-                )
-                for (kind, what, u), c in counts.items()
-            ],
-        )
-        db.executemany(
-            "insert into used values (?1, ?2, ?3, ?4) on conflict(day) do update set"
-            " rounds = rounds + ?2, processor = processor + ?3, gpu = gpu + ?4",
-            [(day, s.rounds, s.processor, s.gpu) for day, s in used.items()],
-        )
+        try:
+            with self._together() as db:
+                _write(db, counts, used)
+                yield db
+        except BaseException:
+            self._put_back(counts, used)
+            raise
+
+    def _put_back(self, counts: _Counts, used: Mapping[str, Spent]) -> None:
+        with self._lock:
+            for key, count in counts.items():
+                later = self._counts.get(key)
+                self._counts[key] = count if later is None else count.before(later)
+            for day, spent in used.items():
+                self._used[day] = spent + self._used.get(day, Spent())
 
     def reply(
         self,
@@ -196,8 +202,7 @@ class Sent:
         """
         kind = "error" if error else "reply"
         row = (now, now, kind, order, content, size, under.run, under.approval, under.policy)
-        with self._together() as db:
-            self._write_counts(db)
+        with self._with_counts() as db:
             (times,) = db.execute(
                 "insert into sent values (null, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) on conflict(run, what,"
                 " digest) where kind in ('reply', 'error') do update set times = times + 1, last = ?"
@@ -277,6 +282,39 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
 def _text(detail: Mapping[str, Any]) -> str:
     text = json.dumps(detail, sort_keys=True)
     return text if len(text) <= LONGEST else json.dumps({"beginning": text[:LONGEST]})
+
+
+def _says_full(error: sqlite3.Error | OSError, path: Path) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return is_full_database(error, path)
+    return is_full(error)
+
+
+def _write(db: sqlite3.Connection, counts: _Counts, used: Mapping[str, Spent]) -> None:
+    db.executemany(
+        f"insert into sent values (null{', ?' * 11})",
+        [
+            (
+                c.at,
+                c.last,
+                kind,
+                what,
+                "",
+                c.bytes,
+                c.times,
+                u.run,
+                u.approval,
+                u.policy,
+                c.detail,
+            )
+            for (kind, what, u), c in counts.items()
+        ],
+    )
+    db.executemany(
+        "insert into used values (?1, ?2, ?3, ?4) on conflict(day) do update set"
+        " rounds = rounds + ?2, processor = processor + ?3, gpu = gpu + ?4",
+        [(day, s.rounds, s.processor, s.gpu) for day, s in used.items()],
+    )
 
 
 def listed(path: Path, since: float = 0.0) -> Iterator[Row]:

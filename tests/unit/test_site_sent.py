@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from barnraise.client.node.policy import Spent
-from barnraise.client.node.sent import FILE, ROOM, Sent, Under, listed
+from barnraise.client.node.sent import FILE, LONGEST, ROOM, Sent, Under, listed, used_since
 from barnraise.protocols.errors import BarnraiseError
 
 UNDER = Under("r1", "sha256:" + "a" * 64, "sha256:" + "b" * 64)
@@ -94,6 +94,28 @@ def test_nothing_leaves_where_nothing_can_be_written_down(tmp_path: Path, sent: 
     with pytest.raises(BarnraiseError) as caught:
         sent.reply(ORDER, CONTENT, 1, UNDER, 1.0)
     assert caught.value.code == "N320"
+
+
+def test_a_full_disk_is_said_to_be_one_and_nothing_that_was_counted_is_forgotten(
+    tmp_path: Path, sent: Sent
+) -> None:
+    """The node waits for room then, as with everything else that it writes."""
+    (pages,) = sent._db.execute("pragma page_count").fetchone()
+    sent._db.execute(f"pragma max_page_count = {pages}")
+    full = []
+    for n in range(3):
+        sent.said("state", "idle", 10, float(n))
+        sent.use("1970-01-01", rounds=1, processor=0.5)
+        with pytest.raises(BarnraiseError) as caught:
+            sent.reply(ORDER, CONTENT, 1, UNDER, 9.0, text="x" * (LONGEST - 100))
+        full.append(caught.value.code)
+    assert full == ["D104"] * 3
+    sent._db.execute(f"pragma max_page_count = {pages + 100}")
+    sent.reply(ORDER, CONTENT, 1, UNDER, 9.0)
+    said, reply = listed(tmp_path / FILE)
+    assert (said.kind, said.at, said.last, said.bytes, said.times) == ("state", 0.0, 2.0, 30, 3)
+    assert (reply.kind, reply.times) == ("reply", 1)
+    assert used_since(tmp_path / FILE, "1970-01-01", 0.0) == Spent(3, 1.5, out=1)
 
 
 def test_a_damaged_record_is_said_to_be_one(tmp_path: Path) -> None:
