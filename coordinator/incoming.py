@@ -27,6 +27,7 @@ from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
+MAX_DEPTH = 8  # of a statement's nesting; a DSSE envelope has three
 SMALL = (
     1 << 16
 )  # bytes up to which an envelope is no file, and no part is synced before it is judged
@@ -78,7 +79,16 @@ def _statement(data: bytes) -> Mapping[str, Any] | None:
         value = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_flat(value, MAX_DEPTH) else None
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested no deeper than this: whoever handles a statement after us may
+    stand deeper in its thread's stack than we do, and must not run out of it."""
+    if not isinstance(value, dict | list):
+        return True
+    held = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_flat(one, depth - 1) for one in held)
 
 
 class _Flow(ABC):

@@ -152,7 +152,12 @@ def test_an_offer_keeps_no_envelope_that_is_not_small() -> None:
         assert Offer.of(said).envelope == kept
 
 
-@pytest.mark.parametrize("statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000])
+DEEP = b'{"signatures":[{"sig":"","keyid":' + b"[" * 900 + b"]" * 900 + b"}]}"
+
+
+@pytest.mark.parametrize(
+    "statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000, DEEP]
+)
 def test_what_is_no_statement_is_none(statement: bytes) -> None:
     said = pb.Offer(order="o", content=digest(b"c"), statement=statement)
     said.parts.add(digest=digest(b"c"), size=1)
