@@ -21,6 +21,7 @@ from barnraise.protocols.tensors import BlobError, Spec
 
 Shape = tuple[np.dtype[Any], tuple[int, ...]]
 MAX_WEIGHT = 2**31
+_LARGEST = int(np.finfo(np.float64).max)
 MAX_REASON = 300  # characters of a reason, which may quote what a member sent
 REMEMBERED = 4096  # orders of closed batches that may still be answered late
 
@@ -62,6 +63,7 @@ class Expectation:
 
     `arrays`: for a train order, each float record it carried, with its arrays' dtypes and shapes.
     `weight`: what the metric that weighs the reply must be, if the strategy named one.
+    `averaged`: a strategy will take means over its metrics, so a float must be able to hold each.
     `public_key` is None where the fleet does not sign.
     """
 
@@ -74,6 +76,7 @@ class Expectation:
     arrays: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
     weight: Weight | None = None
     coded: tuple[str, str] | None = None
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     return (
         _names_and_shapes(expected, envelope, specs)
         or _weight(expected, envelope)
+        or _averages(expected, envelope)
         or _finite(expected, envelope, evidence)
     )
 
@@ -278,6 +282,18 @@ def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
         return None
     shown = "there twice" if len(found) > 1 else repr(found[0])[:60] if found else "missing"
     return _refuse("M107", f"the weight {weight.key!r} is {shown}")
+
+
+def _averages(expected: Expectation, envelope: Envelope) -> Verdict | None:
+    """An integer that no float can hold would end a Flower strategy; NaN and infinity do not."""
+    for name, record in envelope.records if expected.averaged else ():
+        if not isinstance(record, Values) or record.kind != "metrics":
+            continue
+        for key, value in record.items:
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(n, int) and abs(n) > _LARGEST for n in numbers):
+                return _refuse("M101", f"{name}[{key}] is larger than any float")
+    return None
 
 
 def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:

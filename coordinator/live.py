@@ -131,7 +131,10 @@ class Live:
             terms.federation, terms.run, order.id, "", statements.NO_POLICY
         )
         del payload["content"]
-        train = rounds.category_of(order.type) == "train"
+        category = rounds.category_of(order.type)
+        train, weight = category == "train", demands.weight
+        if category == "query" or (weight is not None and weight.whole and not train):
+            weight = None  # ours sets such a reply aside itself; Flower's would divide by the sum
         return Expectation(
             order.id,
             batch.number,
@@ -140,8 +143,9 @@ class Live:
             payload,
             order.cap,
             arrays,
-            demands.weight if train else None,
+            weight,
             demands.coded if train else None,
+            averaged=category != "query",
         )
 
     # --- in -----------------------------------------------------------------------------------------

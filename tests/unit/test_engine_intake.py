@@ -206,6 +206,39 @@ def test_the_weight_of_flowers_own_strategies_is_a_finite_positive_number(
     assert [r[:4] for r in reasons.values()] == ([] if fits else ["M107"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "metrics"),
+    [
+        ("train", "M101", {"num-examples": 10, "loss": 10**400}),
+        ("train", "M101", {"num-examples": 10, "loss": [-(10**400), 1]}),
+        ("evaluate", "M101", {"num-examples": 10, "loss": 10**400}),
+        ("evaluate", "M107", {"num-examples": -20, "loss": 1}),
+    ],
+)
+def test_no_metric_ends_flowers_own_strategies(
+    tmp_path: Path, kind: str, code: str, metrics: dict[str, Any]
+) -> None:
+    """A number that no float holds, and a weight that makes the sum of all zero."""
+    strategy = FedAvg()
+    bench = Bench(tmp_path / "run")
+    bench.grid.demands = Demands(weight_of(strategy))
+    usual = {"num-examples": 10, "loss": [1, 1] if isinstance(metrics["loss"], list) else 1}
+
+    def reply(metrics: dict[str, Any]) -> RecordDict:
+        made = good() if kind == "train" else RecordDict()
+        made["m"] = MetricRecord(metrics)
+        return made
+
+    bench.will_deliver(lambda: bench.delivery("bob", reply(metrics)))
+    bench.will_answer("ada", "cyd", records=reply(usual))
+    replies = list(bench.grid.send_and_receive(bench.ask(kind=kind)))
+    assert [r[:4] for r in errors(replies).values()] == [code]
+    if kind == "train":
+        assert strategy.aggregate_train(1, replies)[1] is not None
+    else:
+        assert strategy.aggregate_evaluate(1, replies) is not None
+
+
 def test_the_weight_is_that_of_the_strategy_inside_a_wrapper() -> None:
     wrapped = DifferentialPrivacyServerSideFixedClipping(
         FedAvg(weighted_by_key="rows"),
