@@ -21,6 +21,10 @@ from barnraise.protocols.tensors import BlobError, Spec
 
 Shape = tuple[np.dtype[Any], tuple[int, ...]]
 MAX_WEIGHT = 2**31
+FREE_VALUES = (
+    1 << 19
+)  # values that an envelope may hold whatever its order held; they cost 130 bytes each
+FREE_HEADERS = 1 << 20  # bytes that may describe arrays; parsed, they take thirty times as much
 _LARGEST = int(np.finfo(np.float64).max)
 MAX_REASON = 300  # characters of a reason, which may quote what a member sent
 REMEMBERED = 4096  # orders of closed batches that may still be answered late
@@ -63,6 +67,7 @@ class Expectation:
 
     `arrays`: for a train order, each float record it carried, with its arrays' dtypes and shapes.
     `weight`: what the metric that weighs the reply must be, if the strategy named one.
+    `values` and `headers`: how many values its envelope may hold, and how many bytes may describe its arrays.
     `averaged`: a strategy will take means over its metrics, so a float must be able to hold each.
     `public_key` is None where the fleet does not sign.
     """
@@ -77,6 +82,8 @@ class Expectation:
     weight: Weight | None = None
     coded: tuple[str, str] | None = None
     averaged: bool = False
+    values: int = FREE_VALUES
+    headers: int = FREE_HEADERS
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,10 @@ class Evidence(Protocol):
     """The arrived bytes of one delivery, read only as far as the verdict needs."""
 
     def envelope(self, digest: str) -> Envelope: ...
+
+    def values(self, digest: str) -> int: ...
+
+    def header(self, blob: str) -> int: ...
 
     def specs(self, blob: str) -> Mapping[str, Spec]: ...
 
@@ -170,7 +181,12 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     if delivery.size > expected.size_cap:
         return _refuse("M102", f"{delivery.size} bytes; at most {expected.size_cap} are taken")
     try:
+        if (count := evidence.values(delivery.content)) > expected.values:
+            return _refuse("M102", f"{count} values; at most {expected.values} are read")
         envelope = evidence.envelope(delivery.content)
+        if (count := sum(map(evidence.header, envelope.blobs()))) > expected.headers:
+            said = f"{count} bytes that describe arrays; at most {expected.headers} are read"
+            return _refuse("M102", said)
         specs = {blob: evidence.specs(blob) for blob in envelope.blobs()}
         _agree(envelope, specs)
     except (ContentError, BlobError) as error:

@@ -53,6 +53,19 @@ def records(arrays: Any = None, **metrics: Any) -> RecordDict:
     return made
 
 
+def many_values() -> bytes:
+    """An envelope of 4 MB that would take 100 MB once it is parsed."""
+    values = b",".join(b'["%06d",["i","0"]]' % n for n in range(200_000))
+    record = b'{"kind":"metrics","values":[' + values + b"]}"
+    return b'{"barnraise":1,"records":[["m",' + record + b"]]}"
+
+
+def many_arrays() -> dict[str, Any]:
+    """A header of 1.2 MB that would take 30 MB once it is parsed."""
+    nothing = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    return {f"{n:06}": nothing for n in range(20_000)}
+
+
 def blob_saying(bench: Bench, header: dict[str, Any], data: bytes) -> Delivery:
     """A reply whose blob begins with this header."""
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -154,6 +167,8 @@ BAD: dict[str, tuple[str, Bad]] = {
         "M108",
         lambda b: b.delivery("bob", Envelope(failure=Failure(2, "\x1b[2J\n" + "x" * 100_000))),
     ),
+    "too many values": ("M102", lambda b: b.delivery("bob", many_values(), size=1)),
+    "too many arrays": ("M102", lambda b: blob_saying(b, many_arrays(), b"")),
     "another metric": ("M109", lambda b: b.delivery("bob", records(num_examples=5, more=1))),
     "a list as a metric": ("M109", lambda b: b.delivery("bob", records(num_examples=[5, 5]))),
 }
@@ -412,6 +427,12 @@ class Fine:
 
     def specs(self, blob: str) -> dict[str, Any]:
         return {}
+
+    def values(self, digest: str) -> int:
+        return 1
+
+    def header(self, blob: str) -> int:
+        return 1
 
     def nonfinite(self, blob: str) -> None:
         return None
