@@ -106,7 +106,7 @@ class Exchange(ExchangeServicer):
             raise refusals.not_yours()
         if request.offset > part.size:
             raise refusals.beyond_the_end(request.offset, part.size)
-        with self._turns_out.taken() as turn:
+        with self._turns_out.taken(name, context.is_active) as turn:
             for at, chunk in self._chunks(part, request.offset):
                 yield chunk
                 turn.moved(len(chunk))
