@@ -1,7 +1,8 @@
 """Enrolment, the open port: a token and a signed request for a certificate, and renewals.
 
-TLS proves the server alone, so anybody may call, and keeps nobody else out for longer than a moment. What a caller may have is the authority's to decide; here a refusal becomes a
-gRPC status whose details begin with the code, `N104: …`.
+TLS proves the server alone, so anybody may call, and keeps nobody else out for longer than a moment. What
+a caller may have is the authority's to decide; here a refusal becomes a gRPC status whose details begin with
+the code, `N104: …`.
 """
 
 from __future__ import annotations
