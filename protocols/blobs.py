@@ -113,6 +113,10 @@ class BlobStore:
             except BarnraiseError:
                 return False
             self._note_whole(digest)
+            if (
+                final := self._final(digest)
+            ).is_file():  # that process may have died before it synced these
+                self._touched |= {final.parent, final.parent.parent}
         return True
 
     def _note_whole(self, digest: str) -> None:
