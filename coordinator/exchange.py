@@ -215,7 +215,7 @@ class Exchange(ExchangeServicer):
                 offer.content,
                 offer.envelope,
                 spared=spared,
-                clear=not desk.expects_verdict(),
+                waits=lambda digest: desk.handed(digest) is not None,
                 durable=self._office.durable,
             )
 

@@ -200,8 +200,8 @@ class Arrival:
     is small. Owned by the thread of the call.
 
     `content` is the envelope's digest; `envelope` is taken if it is small and is it. `spared` says which
-    parts need not come. `folder` is cleared of what this offer does not name, if `clear`: a member's
-    abandoned transfers must not fill the disk.
+    parts need not come. `folder` is cleared of what neither this offer names nor a reply that `waits` to be
+    judged: a member's abandoned transfers must not fill the disk.
     """
 
     def __init__(
@@ -212,13 +212,13 @@ class Arrival:
         envelope: bytes = b"",
         *,
         spared: Callable[[str], bool] = lambda digest: False,
-        clear: bool = True,
+        waits: Callable[[str], bool] = lambda digest: False,
         durable: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = {part.digest[7:] for part in parts}
-        for file in folder.iterdir() if clear else ():
-            if file.name not in names:
+        for file in folder.iterdir():
+            if file.name not in names and not waits(f"sha256:{file.name}"):
                 file.unlink()
         self._all = [
             _Held(part, envelope)
