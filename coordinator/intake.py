@@ -25,6 +25,7 @@ FREE_VALUES = (
     1 << 19
 )  # values that an envelope may hold whatever its order held; they cost 130 bytes each
 FREE_HEADERS = 1 << 20  # bytes that may describe arrays; parsed, they take thirty times as much
+NOT_BROUGHT = "it names bytes that it did not bring"
 _LARGEST = int(np.finfo(np.float64).max)
 MAX_REASON = 300  # characters of a reason, which may quote what a member sent
 REMEMBERED = 4096  # orders of closed batches that may still be answered late
@@ -184,6 +185,8 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
         if (count := evidence.values(delivery.content)) > expected.values:
             return _refuse("M102", f"{count} values; at most {expected.values} are read")
         envelope = evidence.envelope(delivery.content)
+        if delivery.parts is not None and not delivery.parts.issuperset(envelope.blobs()):
+            return _refuse("M101", NOT_BROUGHT)
         if (count := sum(map(evidence.header, envelope.blobs()))) > expected.headers:
             said = f"{count} bytes that describe arrays; at most {expected.headers} are read"
             return _refuse("M102", said)
@@ -192,7 +195,7 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     except (ContentError, BlobError) as error:
         return _refuse("M101", str(error))
     except FileNotFoundError:
-        return _refuse("M101", "it names bytes that it did not bring")
+        return _refuse("M101", NOT_BROUGHT)
     if (verdict := _signed(expected, delivery)) is not None:
         return verdict
     if envelope.failure is not None:

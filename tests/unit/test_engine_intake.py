@@ -167,6 +167,10 @@ BAD: dict[str, tuple[str, Bad]] = {
         "M108",
         lambda b: b.delivery("bob", Envelope(failure=Failure(2, "\x1b[2J\n" + "x" * 100_000))),
     ),
+    "a blob of somebody else's": (
+        "M101",
+        lambda b: replace(b.delivery("bob", good(2.0)), parts=frozenset({"sha256:" + "0" * 64})),
+    ),
     "too many values": ("M102", lambda b: b.delivery("bob", many_values(), size=1)),
     "too many arrays": ("M102", lambda b: blob_saying(b, many_arrays(), b"")),
     "another metric": ("M109", lambda b: b.delivery("bob", records(num_examples=5, more=1))),

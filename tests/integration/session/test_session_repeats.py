@@ -277,3 +277,13 @@ def test_what_is_given_up_leaves_the_disk_also_while_another_reply_waits(
     assert len(incoming(house)) == len(waiting) + 1
     node.deliver(second.id, good)
     assert {d.order for d in house.arrivals()} == {first.id, second.id}
+
+
+def test_a_part_that_came_with_the_order_keeps_its_size(
+    house: House, order: Order, ada: Node
+) -> None:
+    """What is not wanted is not measured; the record says how large the reply was."""
+    data = house.blobs.read(order.content)
+    offer = ada.offer(order.id, Reply({order.content: data}))
+    offer.parts[0].size += 1
+    assert refusal(lambda: Delivering(ada, offer).__enter__()) == ("INVALID_ARGUMENT", "N205")
