@@ -40,9 +40,13 @@ class Power:
         kept = (p for p in paths if not p.name.endswith(_NOT_OURS) and not p.is_socket())
         return [str(p.relative_to(root)) for p in kept if not (self._whole(p) and self._named(p))]
 
-    def _whole(self, path: Path) -> bool:
+    def synced(self, path: Path) -> bool:
+        """Whether a file's bytes were, as they are."""
         held = path.stat()
-        return path.is_dir() or self._files.get(held.st_ino) == held.st_mtime_ns
+        return self._files.get(held.st_ino) == held.st_mtime_ns
+
+    def _whole(self, path: Path) -> bool:
+        return path.is_dir() or self.synced(path)
 
     def _named(self, path: Path) -> bool:
         folder = self._folders.get(path.parent.stat().st_ino, {})

@@ -11,9 +11,13 @@ from test_founding import enrol
 
 from barnraise.coordinator import campaigns, proposals
 from barnraise.coordinator.blobs import RunBlobs
+from barnraise.coordinator.documents import Documents
 from barnraise.coordinator.federation import found, opened
+from barnraise.coordinator.journal import Journal
 from barnraise.coordinator.proposals import Draft
 from barnraise.protocols import blobs as store
+from barnraise.protocols.canonical import digest
+from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 
 
@@ -83,3 +87,22 @@ def test_a_blob_that_a_killed_process_left_unsynced_is_synced_by_the_next(
         second.put([b"some bytes"])
         second.sync()
         assert power.lost(path) == power.lost(path.parent) == []
+
+
+def test_what_a_killed_process_committed_and_did_not_sync_is_synced_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that is there already is not written, nor synced, again; the entry that names it is."""
+    documents = Documents(tmp_path / "envelopes.db", durable=True)
+    journal = Journal(tmp_path / "journal.db")
+    documents.put(b"{}")
+    documents.sync()
+    journal.append([Entry("roster.seen", "", {}).encode()])
+    with watched(monkeypatch) as power:
+        reading = Documents(tmp_path / "envelopes.db", durable=True)
+        assert reading.read(digest(b"{}")) == b"{}"
+        again = Journal(tmp_path / "journal.db")
+        for name in ("envelopes.db", "envelopes.db-wal", "journal.db", "journal.db-wal"):
+            assert power.synced(tmp_path / name), name
+    for opened_ in (documents, reading, journal, again):
+        opened_.close()
