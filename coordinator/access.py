@@ -26,15 +26,17 @@ from barnraise.protocols.identity import Member
 from barnraise.protocols.pki import Peer
 
 LIMITS = {"Attend": 2, "Deliver": 1, "Fetch": 4}
-OTHERS = 4  # calls of one member to any other method at a time
+OTHERS = 4  # calls of one member to all other methods together, at a time
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 FORMS: Mapping[str, Callable[..., Handler]] = {
-    "unary_unary": grpc.unary_unary_rpc_method_handler,
-    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "unary_unary": grpc.stream_unary_rpc_method_handler,
+    "unary_stream": grpc.stream_stream_rpc_method_handler,
     "stream_unary": grpc.stream_unary_rpc_method_handler,
     "stream_stream": grpc.stream_stream_rpc_method_handler,
 }
+"""What serves each form of method. gRPC would wait for a single request in a thread of the port, before
+anybody has looked whose call it is: so here each request is a stream, which on the wire is the same."""
 
 _caller: ContextVar[Member] = ContextVar("barnraise.caller")
 
@@ -60,7 +62,7 @@ class Calls:
     @contextmanager
     def entered(self, member: str, method: str, context: grpc.ServicerContext) -> Iterator[None]:
         """Serve a call; beyond its method's limit the oldest one is cut and waited for."""
-        call, key = _Call(context), (member, method)
+        call, key = _Call(context), (member, method if method in LIMITS else "")
         with self._lock:
             calls = self._calls.setdefault(key, [])
             calls.append(call)
@@ -127,7 +129,7 @@ class Guard(grpc.ServerInterceptor):
         guard = self._streaming if handler.response_streaming else self._single
         for form, make in FORMS.items():
             if (inner := getattr(handler, form)) is not None:
-                behaviour = guard(method, inner)
+                behaviour = guard(method, inner if handler.request_streaming else _first(inner))
                 return make(behaviour, handler.request_deserializer, handler.response_serializer)
         return None
 
@@ -154,6 +156,17 @@ class Guard(grpc.ServerInterceptor):
                 raise refusals.revoked()
             _caller.set(member)
             yield
+
+
+def _first(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with a single request, given the stream of its requests."""
+
+    def first(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        if (request := next(requests, None)) is None:
+            raise refusals.nonsense("the call brought no request")
+        return inner(request, context)
+
+    return first
 
 
 def peer_of(context: grpc.ServicerContext) -> Peer:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barnraise.coordinator.documents import Documents
-from barnraise.protocols import canonical
+from barnraise.protocols import canonical, files
 from barnraise.protocols.blobs import BlobStore
 
 _SMALL = 1 << 16
@@ -17,6 +17,9 @@ class RunBlobs(BlobStore):
 
     def __init__(self, root: Path, *, durable: bool = True, read_only: bool = False) -> None:
         super().__init__(root, durable=durable, read_only=read_only)
+        if durable and not read_only:  # an envelope may be all that is ever put
+            for folder in (root, root.parent):
+                files.fsync(folder)
         self._envelopes = Documents(root / "envelopes.db", durable=durable, read_only=read_only)
 
     def put_envelope(self, data: bytes) -> str:

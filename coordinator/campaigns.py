@@ -180,7 +180,8 @@ def _create(federation: Federation, one: Proposal, root: Path) -> Run:
         place = place_of(federation, root)
         secret = place.keep_secret(secrets.token_bytes(32))
         place.keep_app(code_kept(one.app))
-        (root / "charter.toml").write_bytes(one.text.read_bytes())
+        files.replace(root / "charter.toml", one.text.read_bytes())
+        files.fsync(root.parent)
         run = derive(secret, "run", root.name).hex()[:16]
         place.keep_source({"kind": "served", "run": run, "agreement": one.digest})
     return Run.read(root)
@@ -227,9 +228,12 @@ class Conduct:
         server, mixed = self._server()
         resumed = self.opened is not None
         members = self.members
-        if not resumed:
+        if self.opened is None:
             self.log.write(("run.opened", self._body(members)))
             self.opened = self._opened()
+        elif commitment(self.place.keep_secret(b"")) != self.opened["seed"]:
+            what = "it is not the one to which the run's first entry is committed"
+            raise files.damaged(f"{self.place.root / 'secret'} is damaged", what)
         names = tuple(m.name for m in members)
         self.watch(events.RunOpened(self.run.run, self.run.name, names, resumed))
         policy = Policy(self.work.quorum, self.work.grace, self.work.deadline)

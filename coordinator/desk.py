@@ -192,11 +192,6 @@ class Desk:
         with self._changed:
             return bool(self._open)
 
-    def expects_verdict(self) -> bool:
-        """Whether a reply that is all in waits to be judged."""
-        with self._changed:
-            return bool(self._taken)
-
     def part(self, digest: str) -> Part | None:
         """The part with this digest, if the content of an open order has one."""
         with self._changed:

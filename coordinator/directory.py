@@ -52,8 +52,11 @@ class RunDirectory:
         fd = os.open(temp, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(secret)
+            file.flush()
             self._sync(file.fileno())
         temp.rename(path)
+        if self.durable:
+            files.fsync(self.root)
         return secret
 
     def _sync(self, fd: int) -> None:
@@ -98,6 +101,8 @@ class RunDirectory:
                 path.write_bytes(data)
             else:
                 shutil.copyfile(data, path)
+        if self.durable:
+            files.sync_tree(self.app)
 
     @property
     def published(self) -> Path:
@@ -119,6 +124,8 @@ class RunDirectory:
         with temp.open("rb") as file:
             self._sync(file.fileno())
         temp.rename(target)
+        if self.durable:
+            files.fsync(self.root)
         return target
 
 

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from barnraise.coordinator.journal import connect_read_only, sqlite_errors
+from barnraise.coordinator.journal import connect_read_only, sqlite_errors, sync_left
 from barnraise.protocols.canonical import digest
 
 _SCHEMA = """
@@ -83,6 +83,8 @@ class Documents:
         return self._db
 
     def _made(self) -> sqlite3.Connection:
+        if self._durable:
+            sync_left(self._path)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")

@@ -1,7 +1,8 @@
 """Enrolment, the open port: a token and a signed request for a certificate, and renewals.
 
-TLS proves the server alone. What a caller may have is the authority's to decide; here a refusal becomes a
-gRPC status whose details begin with the code, `N104: …`.
+TLS proves the server alone, so anybody may call, and keeps nobody else out for longer than a moment. What
+a caller may have is the authority's to decide; here a refusal becomes a gRPC status whose details begin with
+the code, `N104: …`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from barnraise.protocols import federation_pb2, federation_pb2_grpc
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.invite import split_address
 
+AT_ONCE = (
+    64  # calls, each with a thread of its own: one that never says what it wants holds no other up
+)
+LONGEST = 10  # seconds of a connection; then its calls have
+GRACE = 5  # seconds more
 _OPTIONS = [
+    ("grpc.max_connection_age_ms", 1000 * LONGEST),
+    ("grpc.max_connection_age_grace_ms", 1000 * GRACE),
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 1 << 16),
     ("grpc.max_connection_idle_ms", 60_000),
@@ -80,7 +88,7 @@ def serve_enrolment(
     if port != "0":
         host, _ = split_address(address)
     server = grpc.server(
-        ThreadPoolExecutor(4, "enrolment"), options=_OPTIONS, maximum_concurrent_rpcs=64
+        ThreadPoolExecutor(AT_ONCE, "enrolment"), options=_OPTIONS, maximum_concurrent_rpcs=AT_ONCE
     )
     federation_pb2_grpc.add_EnrolmentServicer_to_server(EnrolmentService(authority), server)
     credentials = authority.server_credentials(hosts or (host.strip("[]"),), require_client=False)

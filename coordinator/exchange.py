@@ -106,7 +106,7 @@ class Exchange(ExchangeServicer):
             raise refusals.not_yours()
         if request.offset > part.size:
             raise refusals.beyond_the_end(request.offset, part.size)
-        with self._turns_out.taken() as turn:
+        with self._turns_out.taken(name, context.is_active) as turn:
             for at, chunk in self._chunks(part, request.offset):
                 yield chunk
                 turn.moved(len(chunk))
@@ -208,6 +208,9 @@ class Exchange(ExchangeServicer):
         # size it is whole, and is left as it is.
         if any(desk.handed(part.digest) not in (None, part.size) for part in offer.parts):
             raise refusals.malformed("a part that is in already has another size")
+        had = [(part, desk.part(part.digest)) for part in offer.parts]
+        if any(ours is not None and ours.size != part.size for part, ours in had):
+            raise refusals.malformed("a part that came with the order has another size")
         with self._disk_refusals():
             return Arrival(
                 self._office.folder / name,
@@ -215,7 +218,7 @@ class Exchange(ExchangeServicer):
                 offer.content,
                 offer.envelope,
                 spared=spared,
-                clear=not desk.expects_verdict(),
+                waits=lambda digest: desk.handed(digest) is not None,
                 durable=self._office.durable,
             )
 
@@ -254,7 +257,9 @@ class Exchange(ExchangeServicer):
         if not desk.take(offer.order, sizes):
             return
         at = self._office.now()
-        delivery = Delivery(offer.order, name, offer.content, size, offer.statement, at)
+        delivery = Delivery(
+            offer.order, name, offer.content, size, offer.statement, at, frozenset(sizes)
+        )
         self._office.hand_in(
             Handed(delivery, came.files, came.synced, came.envelope) if came else Handed(delivery)
         )

@@ -110,7 +110,8 @@ class Federation:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, data)
-            files.fsync(path.parent.parent)
+            for folder in (path.parent.parent, self.blobs.root, self.blobs.root.parent):
+                files.fsync(folder)
         return name
 
 

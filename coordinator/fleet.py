@@ -52,6 +52,7 @@ class Delivery:
 
     `member` is who delivered, as the fleet knows it (never as the reply claims). `size` counts the
     envelope and the blobs in bytes; `at` is the fleet's clock. `statement` is None on unsigned fleets.
+    `parts` are the digests that it brought, or had from us with an order; None where nobody said so.
     """
 
     order: str
@@ -60,6 +61,7 @@ class Delivery:
     size: int
     statement: Mapping[str, Any] | None
     at: float
+    parts: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from barnraise.protocols.pagecache import EarlyWriteback
 from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
+MAX_DEPTH = 8  # of a statement's nesting; a DSSE envelope has three
 SMALL = (
     1 << 16
 )  # bytes up to which an envelope is no file, and no part is synced before it is judged
@@ -78,7 +79,16 @@ def _statement(data: bytes) -> Mapping[str, Any] | None:
         value = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_flat(value, MAX_DEPTH) else None
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested no deeper than this: whoever handles a statement after us may
+    stand deeper in its thread's stack than we do, and must not run out of it."""
+    if not isinstance(value, dict | list):
+        return True
+    held = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_flat(one, depth - 1) for one in held)
 
 
 class _Flow(ABC):
@@ -190,8 +200,8 @@ class Arrival:
     is small. Owned by the thread of the call.
 
     `content` is the envelope's digest; `envelope` is taken if it is small and is it. `spared` says which
-    parts need not come. `folder` is cleared of what this offer does not name, if `clear`: a member's
-    abandoned transfers must not fill the disk.
+    parts need not come. `folder` is cleared of what neither this offer names nor a reply that `waits` to be
+    judged: a member's abandoned transfers must not fill the disk.
     """
 
     def __init__(
@@ -202,13 +212,13 @@ class Arrival:
         envelope: bytes = b"",
         *,
         spared: Callable[[str], bool] = lambda digest: False,
-        clear: bool = True,
+        waits: Callable[[str], bool] = lambda digest: False,
         durable: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = {part.digest[7:] for part in parts}
-        for file in folder.iterdir() if clear else ():
-            if file.name not in names:
+        for file in folder.iterdir():
+            if file.name not in names and not waits(f"sha256:{file.name}"):
                 file.unlink()
         self._all = [
             _Held(part, envelope)

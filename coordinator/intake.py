@@ -21,6 +21,12 @@ from barnraise.protocols.tensors import BlobError, Spec
 
 Shape = tuple[np.dtype[Any], tuple[int, ...]]
 MAX_WEIGHT = 2**31
+FREE_VALUES = (
+    1 << 19
+)  # values that an envelope may hold whatever its order held; they cost 130 bytes each
+FREE_HEADERS = 1 << 20  # bytes that may describe arrays; parsed, they take thirty times as much
+NOT_BROUGHT = "it names bytes that it did not bring"
+_LARGEST = int(np.finfo(np.float64).max)
 MAX_REASON = 300  # characters of a reason, which may quote what a member sent
 REMEMBERED = 4096  # orders of closed batches that may still be answered late
 
@@ -62,6 +68,8 @@ class Expectation:
 
     `arrays`: for a train order, each float record it carried, with its arrays' dtypes and shapes.
     `weight`: what the metric that weighs the reply must be, if the strategy named one.
+    `values` and `headers`: how many values its envelope may hold, and how many bytes may describe its arrays.
+    `averaged`: a strategy will take means over its metrics, so a float must be able to hold each.
     `public_key` is None where the fleet does not sign.
     """
 
@@ -74,6 +82,9 @@ class Expectation:
     arrays: Mapping[str, Mapping[str, Shape]] = field(default_factory=dict)
     weight: Weight | None = None
     coded: tuple[str, str] | None = None
+    averaged: bool = False
+    values: int = FREE_VALUES
+    headers: int = FREE_HEADERS
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,10 @@ class Evidence(Protocol):
     """The arrived bytes of one delivery, read only as far as the verdict needs."""
 
     def envelope(self, digest: str) -> Envelope: ...
+
+    def values(self, digest: str) -> int: ...
+
+    def header(self, blob: str) -> int: ...
 
     def specs(self, blob: str) -> Mapping[str, Spec]: ...
 
@@ -167,13 +182,20 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     if delivery.size > expected.size_cap:
         return _refuse("M102", f"{delivery.size} bytes; at most {expected.size_cap} are taken")
     try:
+        if (count := evidence.values(delivery.content)) > expected.values:
+            return _refuse("M102", f"{count} values; at most {expected.values} are read")
         envelope = evidence.envelope(delivery.content)
+        if delivery.parts is not None and not delivery.parts.issuperset(envelope.blobs()):
+            return _refuse("M101", NOT_BROUGHT)
+        if (count := sum(map(evidence.header, envelope.blobs()))) > expected.headers:
+            said = f"{count} bytes that describe arrays; at most {expected.headers} are read"
+            return _refuse("M102", said)
         specs = {blob: evidence.specs(blob) for blob in envelope.blobs()}
         _agree(envelope, specs)
     except (ContentError, BlobError) as error:
         return _refuse("M101", str(error))
     except FileNotFoundError:
-        return _refuse("M101", "it names bytes that it did not bring")
+        return _refuse("M101", NOT_BROUGHT)
     if (verdict := _signed(expected, delivery)) is not None:
         return verdict
     if envelope.failure is not None:
@@ -181,6 +203,7 @@ def examine(expected: Expectation, delivery: Delivery, evidence: Evidence) -> Ve
     return (
         _names_and_shapes(expected, envelope, specs)
         or _weight(expected, envelope)
+        or _averages(expected, envelope)
         or _finite(expected, envelope, evidence)
     )
 
@@ -278,6 +301,18 @@ def _weight(expected: Expectation, envelope: Envelope) -> Verdict | None:
         return None
     shown = "there twice" if len(found) > 1 else repr(found[0])[:60] if found else "missing"
     return _refuse("M107", f"the weight {weight.key!r} is {shown}")
+
+
+def _averages(expected: Expectation, envelope: Envelope) -> Verdict | None:
+    """An integer that no float can hold would end a Flower strategy; NaN and infinity do not."""
+    for name, record in envelope.records if expected.averaged else ():
+        if not isinstance(record, Values) or record.kind != "metrics":
+            continue
+        for key, value in record.items:
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(n, int) and abs(n) > _LARGEST for n in numbers):
+                return _refuse("M101", f"{name}[{key}] is larger than any float")
+    return None
 
 
 def _finite(expected: Expectation, envelope: Envelope, evidence: Evidence) -> Verdict | None:

@@ -21,7 +21,7 @@ from barnraise.coordinator.mark import Mark, MarkFile
 from barnraise.protocols import merkle
 from barnraise.protocols.entries import Entry, EntryError
 from barnraise.protocols.errors import BarnraiseError
-from barnraise.protocols.files import damaged, disk_full, is_full_database
+from barnraise.protocols.files import damaged, disk_full, fsync, is_full_database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -253,7 +253,17 @@ def _not_what_was_written(path: Path, why: str) -> BarnraiseError:
     )
 
 
+def sync_left(path: Path) -> None:
+    """Make durable what a database's last process left behind: killed in a commit, it may have written that
+    and not synced it, and SQLite reads it as committed all the same."""
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.exists():
+            fsync(file)
+
+
 def _connect(path: Path, durable: bool) -> sqlite3.Connection:
+    if durable:
+        sync_left(path)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and tables.isdisjoint({"entries", "nodes"}):  # a full disk may have left one of two

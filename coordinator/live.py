@@ -14,7 +14,15 @@ from barnraise.coordinator import batches, events, rounds
 from barnraise.coordinator.batches import Batch
 from barnraise.coordinator.evidence import StoredEvidence
 from barnraise.coordinator.fleet import Delivery, Fleet, Order, Receipt, reply_cap
-from barnraise.coordinator.intake import Demands, Expectation, Intake, Verdict, outliers
+from barnraise.coordinator.intake import (
+    FREE_HEADERS,
+    FREE_VALUES,
+    Demands,
+    Expectation,
+    Intake,
+    Verdict,
+    outliers,
+)
 from barnraise.coordinator.runlog import RunLog, verdict_fact
 from barnraise.coordinator.word import Word
 from barnraise.protocols import statements
@@ -37,6 +45,17 @@ class Terms:
     mixed_replies: bool = False
     stall_after: int | None = None
     word: Word = field(default_factory=Word)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an order carries: its size in bytes; the dtypes and shapes that a train reply must keep; how many
+    values its envelope holds, and how many bytes describe its arrays."""
+
+    size: int
+    arrays: Mapping[str, Any]
+    values: int
+    headers: int
 
 
 class Live:
@@ -99,19 +118,18 @@ class Live:
 
     def _expect(self, batch: Batch, demands: Demands) -> None:
         """Tell the intake what each reply must be; what is already judged stays judged."""
-        plans: dict[str, tuple[int, dict[str, Any]]] = {}
+        plans: dict[str, _Plan] = {}
         for order in list(batch.orders.values()):
             if order.content not in plans:
                 plans[order.content] = self._plan(order)
-            cap = reply_cap(plans[order.content][0], self._terms.size_cap)
+            cap = reply_cap(plans[order.content].size, self._terms.size_cap)
             batch.orders[order.id] = order = replace(order, cap=cap)
             self._intake.open(self._expectation(batch, order, plans[order.content], demands))
-        batch.sent_bytes = sum(plans[o.content][0] for o in batch.orders.values())
+        batch.sent_bytes = sum(plans[o.content].size for o in batch.orders.values())
         for judged in batch.judged():
             self._intake.already(judged)
 
-    def _plan(self, order: Order) -> tuple[int, dict[str, Any]]:
-        """The order's size in bytes, and the dtypes and shapes that a train reply must keep."""
+    def _plan(self, order: Order) -> _Plan:
         envelope = self._evidence.envelope(order.content)
         size = self._blobs.size(order.content) + sum(self._blobs.size(b) for b in envelope.blobs())
         arrays: dict[str, Any] = {}
@@ -121,17 +139,21 @@ class Live:
                     specs = self._blobs.specs(record.blob)
                     if any(s.dtype.kind == "f" for s in specs.values()):
                         arrays[name] = {key: (s.dtype, s.shape) for key, s in specs.items()}
-        return size, arrays
+        headers = sum(map(self._evidence.header, envelope.blobs()))
+        return _Plan(size, arrays, self._evidence.values(order.content), headers)
 
     def _expectation(
-        self, batch: Batch, order: Order, plan: tuple[int, dict[str, Any]], demands: Demands
+        self, batch: Batch, order: Order, plan: _Plan, demands: Demands
     ) -> Expectation:
-        terms, (_, arrays) = self._terms, plan
+        terms = self._terms
         payload = statements.reply_payload(
             terms.federation, terms.run, order.id, "", statements.NO_POLICY
         )
         del payload["content"]
-        train = rounds.category_of(order.type) == "train"
+        category = rounds.category_of(order.type)
+        train, weight = category == "train", demands.weight
+        if category == "query" or (weight is not None and weight.whole and not train):
+            weight = None  # ours sets such a reply aside itself; Flower's would divide by the sum
         return Expectation(
             order.id,
             batch.number,
@@ -139,9 +161,12 @@ class Live:
             order.member.public_key if self._fleet.signed else None,
             payload,
             order.cap,
-            arrays,
-            demands.weight if train else None,
+            plan.arrays,
+            weight,
             demands.coded if train else None,
+            averaged=category != "query",
+            values=FREE_VALUES + 4 * plan.values,
+            headers=FREE_HEADERS + 4 * plan.headers,
         )
 
     # --- in -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from barnraise.coordinator.events import MemberState
 
 ABSENT, RESTARTING, OBJECTS = "absent", "restarting", "objects"
 DETAIL_EVERY = 0.3  # seconds between two details of one state
+AT_ONCE = 8  # new states of a member told at once; more of them wait like details, or one could flood a log
 LONGEST = 80  # characters of what a node says of itself
 
 
@@ -22,13 +23,20 @@ class _Seat:
     now: MemberState
     told: MemberState | None = None
     told_at: float = float("-inf")
+    many: float = 0.0  # how much was told lately; one less with each `DETAIL_EVERY`
 
     def due_at(self) -> float | None:
         """When this is to be told; None if it was."""
         if self.told is not None and self.now == self.told:
             return None
         new = self.told is None or self.now.state != self.told.state
-        return float("-inf") if new else self.told_at + DETAIL_EVERY
+        return float("-inf") if new and self.many < AT_ONCE else self.told_at + DETAIL_EVERY
+
+    def tell(self, now: float) -> MemberState:
+        """It counts as told."""
+        self.many = max(0.0, self.many - (now - self.told_at) / DETAIL_EVERY) + 1.0
+        self.told, self.told_at = self.now, now
+        return self.now
 
 
 class Presence:
@@ -48,9 +56,10 @@ class Presence:
             seat = self._seats[member]
             same = seat.now.state == state
             since = seat.now.since if same else self._now()
-            at_once = seat.due_at() == float("-inf")
+            before = seat.due_at()
             seat.now = MemberState(member, state, detail, since)
-        if not at_once:  # else who tells is awake
+            sooner = _sooner(seat.due_at(), before)
+        if sooner:  # else who tells knows already when
             self._wake()
 
     def detail(self, member: str, state: str, detail: str) -> None:
@@ -82,8 +91,7 @@ class Presence:
             for seat in self._seats.values():
                 due = seat.due_at()
                 if due is not None and due <= now:
-                    seat.told, seat.told_at = seat.now, now
-                    found.append(seat.now)
+                    found.append(seat.tell(now))
             return found
 
     def next_due(self) -> float | None:
@@ -93,6 +101,10 @@ class Presence:
                 (due for seat in self._seats.values() if (due := seat.due_at()) is not None),
                 default=None,
             )
+
+
+def _sooner(due: float | None, before: float | None) -> bool:
+    return due is not None and (before is None or due < before)
 
 
 def shown(text: str) -> str:

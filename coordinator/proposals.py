@@ -167,9 +167,9 @@ def _write(folder: Path, agreement: Agreement, draft: Draft) -> None:
             path.write_bytes(data)
         else:
             shutil.copyfile(data, path)
-        files.fsync(path)
         listed.append([name, digest_held(path), path.stat().st_size])
     files.replace(folder / "agreement.json", agreement.encode())
     files.replace(folder / "charter.toml", draft.text.encode())
+    files.sync_tree(folder)
     said = {"name": draft.work.name, "files": listed}
     files.replace(folder / "proposal.json", json.dumps(said, indent=1).encode())

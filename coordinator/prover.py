@@ -168,7 +168,8 @@ class Prover:
                 self._asked.popitem(last=False)
 
     def cosigned(self, member: str, size: int, line: str) -> str:
-        """Keep a cosignature that was asked for; else say why not."""
+        """Keep a cosignature that was asked for; else say why not. What the disk says ends no session: a
+        cosignature that is not kept is asked for again."""
         with self._changed:
             if size not in self._asked:
                 return f"nobody asked for a cosignature over {size} entries"
@@ -176,6 +177,8 @@ class Prover:
             self.log.keep_cosignature(size, self.log.root(size), member, line)
         except NoteError as error:
             return str(error)
+        except (BarnraiseError, OSError):
+            return "the cosignature could not be kept: the disk is full, or failed"
         with self._changed:
             self._asked.get(size, set()).add(member)
             self._changed.notify_all()

@@ -25,6 +25,7 @@ from barnraise.protocols.tensors import Spec, open_blob
 
 _REMEMBERED = 1 << 14  # blobs that are known to be whole
 _PATHS = 1 << 10
+_SPECS = 1 << 15  # tensors that are remembered, of all blobs together, before those of the last one
 FLAT = "blobs"  # the folder of a flat store
 T = TypeVar("T")
 
@@ -112,6 +113,10 @@ class BlobStore:
             except BarnraiseError:
                 return False
             self._note_whole(digest)
+            if (
+                final := self._final(digest)
+            ).is_file():  # that process may have died before it synced these
+                self._touched |= {final.parent, final.parent.parent}
         return True
 
     def _note_whole(self, digest: str) -> None:
@@ -190,9 +195,10 @@ class BlobStore:
     def specs(self, digest: str) -> Mapping[str, Spec]:
         """The tensors in a blob, parsed once; `BlobError` if its header lies."""
         if (known := self._specs.get(digest)) is None:
-            if len(self._specs) > 256:
+            known = open_blob(self.path(digest))
+            if len(self._specs) > 256 or sum(map(len, self._specs.values())) > _SPECS:
                 self._specs.clear()
-            known = self._specs[digest] = open_blob(self.path(digest))
+            self._specs[digest] = known
         return known
 
     def let_go(self, digests: Iterable[str]) -> None:

@@ -81,6 +81,15 @@ def fsync(path: Path) -> None:
     _with(path, os.fsync)
 
 
+def sync_tree(root: Path) -> None:
+    """Make a folder durable, with all that is in it and its own name."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            fsync(Path(folder, name))
+        fsync(Path(folder))
+    fsync(root.parent)
+
+
 def sync(path: Path) -> None:
     """Make a file's bytes durable."""
     _with(path, sync_data)

@@ -82,6 +82,8 @@ def _opened(envelope: Any, keyid: str) -> tuple[str, bytes, bytes]:
     if not isinstance(signatures, list) or len(signatures) != 1:
         raise StatementError("not a DSSE envelope with one signature")
     signature = _fields(signatures[0], {"keyid", "sig"})
+    if not isinstance(signature["keyid"], str) or not isinstance(envelope["payloadType"], str):
+        raise StatementError("not a DSSE envelope: a name that is no text")
     if signature["keyid"] != keyid:
         raise StatementError(f"signed as {signature['keyid']!r}, not as {keyid!r}")
     return envelope["payloadType"], _unbase64(envelope["payload"]), _unbase64(signature["sig"])

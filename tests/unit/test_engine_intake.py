@@ -53,6 +53,19 @@ def records(arrays: Any = None, **metrics: Any) -> RecordDict:
     return made
 
 
+def many_values() -> bytes:
+    """An envelope of 4 MB that would take 100 MB once it is parsed."""
+    values = b",".join(b'["%06d",["i","0"]]' % n for n in range(200_000))
+    record = b'{"kind":"metrics","values":[' + values + b"]}"
+    return b'{"barnraise":1,"records":[["m",' + record + b"]]}"
+
+
+def many_arrays() -> dict[str, Any]:
+    """A header of 1.2 MB that would take 30 MB once it is parsed."""
+    nothing = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    return {f"{n:06}": nothing for n in range(20_000)}
+
+
 def blob_saying(bench: Bench, header: dict[str, Any], data: bytes) -> Delivery:
     """A reply whose blob begins with this header."""
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -154,6 +167,12 @@ BAD: dict[str, tuple[str, Bad]] = {
         "M108",
         lambda b: b.delivery("bob", Envelope(failure=Failure(2, "\x1b[2J\n" + "x" * 100_000))),
     ),
+    "a blob of somebody else's": (
+        "M101",
+        lambda b: replace(b.delivery("bob", good(2.0)), parts=frozenset({"sha256:" + "0" * 64})),
+    ),
+    "too many values": ("M102", lambda b: b.delivery("bob", many_values(), size=1)),
+    "too many arrays": ("M102", lambda b: blob_saying(b, many_arrays(), b"")),
     "another metric": ("M109", lambda b: b.delivery("bob", records(num_examples=5, more=1))),
     "a list as a metric": ("M109", lambda b: b.delivery("bob", records(num_examples=[5, 5]))),
 }
@@ -204,6 +223,39 @@ def test_the_weight_of_flowers_own_strategies_is_a_finite_positive_number(
     bench.will_answer("ada", "cyd")
     reasons = errors(list(bench.grid.send_and_receive(bench.ask())))
     assert [r[:4] for r in reasons.values()] == ([] if fits else ["M107"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "metrics"),
+    [
+        ("train", "M101", {"num-examples": 10, "loss": 10**400}),
+        ("train", "M101", {"num-examples": 10, "loss": [-(10**400), 1]}),
+        ("evaluate", "M101", {"num-examples": 10, "loss": 10**400}),
+        ("evaluate", "M107", {"num-examples": -20, "loss": 1}),
+    ],
+)
+def test_no_metric_ends_flowers_own_strategies(
+    tmp_path: Path, kind: str, code: str, metrics: dict[str, Any]
+) -> None:
+    """A number that no float holds, and a weight that makes the sum of all zero."""
+    strategy = FedAvg()
+    bench = Bench(tmp_path / "run")
+    bench.grid.demands = Demands(weight_of(strategy))
+    usual = {"num-examples": 10, "loss": [1, 1] if isinstance(metrics["loss"], list) else 1}
+
+    def reply(metrics: dict[str, Any]) -> RecordDict:
+        made = good() if kind == "train" else RecordDict()
+        made["m"] = MetricRecord(metrics)
+        return made
+
+    bench.will_deliver(lambda: bench.delivery("bob", reply(metrics)))
+    bench.will_answer("ada", "cyd", records=reply(usual))
+    replies = list(bench.grid.send_and_receive(bench.ask(kind=kind)))
+    assert [r[:4] for r in errors(replies).values()] == [code]
+    if kind == "train":
+        assert strategy.aggregate_train(1, replies)[1] is not None
+    else:
+        assert strategy.aggregate_evaluate(1, replies) is not None
 
 
 def test_the_weight_is_that_of_the_strategy_inside_a_wrapper() -> None:
@@ -379,6 +431,12 @@ class Fine:
 
     def specs(self, blob: str) -> dict[str, Any]:
         return {}
+
+    def values(self, digest: str) -> int:
+        return 1
+
+    def header(self, blob: str) -> int:
+        return 1
 
     def nonfinite(self, blob: str) -> None:
         return None

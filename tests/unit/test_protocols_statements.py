@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -25,6 +26,9 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 OTHER = identity.simulated_key(b"s" * 32, "zurich").public_key().public_bytes_raw()
 PAYLOAD = reply_payload("fed", "run", digest(b"order"), digest(b"content"), statements.NO_POLICY)
 SIGNED = sign(KEY, "basel", "reply", PAYLOAD)
+
+
+DEEP: Any = functools.reduce(lambda inner, _: [inner], range(5000), [])  # none can be shown
 
 
 def test_a_statement_gives_back_its_payload() -> None:
@@ -129,6 +133,8 @@ SIGNATURE = SIGNED["signatures"][0]
         SIGNED | {"payload": b"e30="},
         SIGNED | {"payload": None},
         SIGNED | {"payloadType": []},
+        SIGNED | {"payloadType": DEEP},
+        SIGNED | {"signatures": [SIGNATURE | {"keyid": DEEP}]},
     ],
 )
 def test_what_is_no_envelope_is_refused(envelope: Any) -> None:

@@ -15,7 +15,7 @@ from barnraise.coordinator import rounds
 from barnraise.coordinator.blobs import RunBlobs
 from barnraise.coordinator.desk import Part
 from barnraise.coordinator.incoming import SMALL, Arrival, Offer
-from barnraise.coordinator.presence import ABSENT, DETAIL_EVERY, Presence, percent
+from barnraise.coordinator.presence import ABSENT, AT_ONCE, DETAIL_EVERY, Presence, percent
 from barnraise.coordinator.refusals import Refused
 from barnraise.protocols import federation_pb2 as pb
 from barnraise.protocols.blobs import BlobStore
@@ -152,7 +152,12 @@ def test_an_offer_keeps_no_envelope_that_is_not_small() -> None:
         assert Offer.of(said).envelope == kept
 
 
-@pytest.mark.parametrize("statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000])
+DEEP = b'{"signatures":[{"sig":"","keyid":' + b"[" * 900 + b"]" * 900 + b"}]}"
+
+
+@pytest.mark.parametrize(
+    "statement", [b"\xff", b"1", b'"text"', b"[" * 100_000, b"{" * 60_000, DEEP]
+)
 def test_what_is_no_statement_is_none(statement: bytes) -> None:
     said = pb.Offer(order="o", content=digest(b"c"), statement=statement)
     said.parts.add(digest=digest(b"c"), size=1)
@@ -186,6 +191,27 @@ def test_a_new_state_is_told_at_once_and_details_now_and_then() -> None:
     seen.state("ada", "training")
     seen.state("ada", "idle")
     assert [(m.state, m.detail) for m in seen.due()] == [("idle", "")]
+
+
+def test_a_member_that_is_something_else_all_the_time_floods_nobodys_log() -> None:
+    clock, rung = [0.0], [0]
+
+    def ring() -> None:
+        rung[0] += 1
+
+    seen = Presence(["ada", "bob"], lambda: clock[0], ring)
+    told = []
+    for step in range(1000):
+        clock[0] += 0.01
+        seen.state("ada", f"state {step}")
+        told += [m.state for m in seen.due() if m.member == "ada"]
+    assert len(told) < AT_ONCE + 2 * 10 / DETAIL_EVERY and rung[0] < 100
+    assert told[:3] == ["state 0", "state 1", "state 2"]
+    clock[0] += DETAIL_EVERY
+    assert [m.state for m in seen.due()] in ([], ["state 999"])
+    clock[0] += AT_ONCE * DETAIL_EVERY
+    seen.state("ada", "idle")
+    assert [m.state for m in seen.due()] == ["idle"]
 
 
 def test_a_percentage_is_of_something_and_at_most_a_hundred() -> None:

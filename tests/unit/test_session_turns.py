@@ -44,6 +44,33 @@ def test_transfers_of_slow_peers_keep_nobody_waiting() -> None:
         assert [one.result(20) for one in done] == [None] * 5
 
 
+def test_a_members_own_transfers_wait_for_each_other_and_leave_room_for_others() -> None:
+    """However quick they are, and however many: the clock stands still, so none of them falls behind."""
+    turns, ended, waits = Turns(2, lambda: 0.0), threading.Event(), threading.Event()
+
+    def another() -> None:
+        with turns.taken("bob", lambda: bool(waits.set() or not ended.is_set())):
+            pass
+
+    with turns.taken("bob"):
+        threads = [threading.Thread(target=another) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        assert waits.wait(20)
+        with turns.taken("ada"):
+            assert all(thread.is_alive() for thread in threads)
+        ended.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_who_is_gone_waits_no_longer() -> None:
+    turns = Turns(1, lambda: 0.0)
+    with turns.taken("ada"), turns.taken("bob", lambda: False):
+        """Else it would wait for ever."""
+
+
 def test_a_transfer_counts_as_long_as_it_keeps_pace() -> None:
     turn = Turn(100.0)
     assert turn.counts_until() == 100.0 + PATIENCE

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,7 +19,7 @@ from barnraise.client import enrol
 from barnraise.client.channel import open_channel
 from barnraise.client.keys import Membership, NodeKeys, _pem
 from barnraise.coordinator.authority import Authority
-from barnraise.coordinator.enrolment import EnrolmentService, serve_enrolment
+from barnraise.coordinator.enrolment import AT_ONCE, EnrolmentService, serve_enrolment
 from barnraise.protocols import federation_pb2, federation_pb2_grpc, pki
 
 # --- renewing, and clocks ---------------------------------------------------------------------
@@ -221,3 +223,21 @@ def test_a_port_in_use_is_said_to_be(coordinator: Coordinator, tmp_path: Path) -
     error = refusal(lambda: serve_enrolment(coordinator.authority, coordinator.address))
     assert error.code == "N118" and coordinator.address in error.what
     enrol.join(tmp_path / "node", coordinator.invite())
+
+
+def test_who_calls_and_says_nothing_keeps_nobody_from_joining(tmp_path: Path) -> None:
+    """Nobody knows such a caller, and gRPC waits for what it asks in a thread of the port."""
+    coordinator, held = founded(tmp_path / "authority"), threading.Event()
+    root = coordinator.authority.certificate.public_bytes(Encoding.PEM)
+
+    def silence() -> Iterator[federation_pb2.RenewRequest]:
+        held.wait(60)
+        yield from ()
+
+    with open_channel(coordinator.address, grpc.ssl_channel_credentials(root)) as channel:
+        renew = channel.stream_unary("/barnraise.v1.Enrolment/Renew")
+        calls = [renew.future(silence()) for _ in range(AT_ONCE // 4)]
+        enrol.join(tmp_path / "node", coordinator.invite())
+        assert not any(call.done() for call in calls)
+        held.set()
+    coordinator.server.stop(None).wait(10)

@@ -27,6 +27,7 @@ from barnraise.protocols import merkle, notes, witnessing
 from barnraise.protocols.entries import Entry
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.federation_pb2_grpc import TransparencyStub
+from barnraise.protocols.files import disk_full
 from barnraise.protocols.identity import simulated_key
 from barnraise.protocols.notes import Checkpoint
 from barnraise.protocols.witnessing import Shown
@@ -241,3 +242,27 @@ def test_a_node_that_has_seen_more_than_was_asked_about_is_shown_no_older_log(ho
     house.log.write(("batch.sent", {"batch": 1}))
     later = prover.view(asked + 1).last()
     assert later.checkpoint.split(b"\n")[1] == str(asked + 1).encode()
+
+
+def test_a_cosignature_that_finds_no_room_ends_no_session(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.log.write(("roster.seen", {"members": []}))
+    assert house.fleet._prover is not None
+    size, tried = house.fleet._prover.ask(), []
+
+    def full(*_: object) -> None:
+        tried.append(True)
+        raise disk_full(house.root)
+
+    monkeypatch.setattr(house.reader._cosignatures, "keep_note", full)
+    checkpoint = notes.open_checkpoint(house.reader.checkpoint(), house.authority.vkey).checkpoint
+    line = notes.cosign(simulated_key(SECRET, "ada"), "ada", checkpoint, 1)
+    session = house.node("ada").attend().welcomed()
+    session.say(pb.Cosignature(size=size, line=line))
+    house.until(lambda: bool(tried))
+    house.fleet.dispatch([house.order("ada")])
+    assert session.orders(1)
+    session.say(pb.Cosignature(size=size, line=line))
+    house.until(lambda: len(tried) > 1)
+    session.cut()

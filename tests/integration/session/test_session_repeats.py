@@ -255,3 +255,35 @@ def test_how_far_a_transfer_is_is_shown_while_the_node_says_that_it_is_at_it(
             delivering.send(piece)
         delivering.taken()
     assert house.fleet.presence("ada").detail == "100 %"
+
+
+def test_what_is_given_up_leaves_the_disk_also_while_another_reply_waits(
+    house: House, tmp_path: Path
+) -> None:
+    """Else a member could fill the disk for as long as the app computes."""
+    first, second = house.order("ada", 1), house.order("ada", 2)
+    house.fleet.dispatch([first, second])
+    node, good = house.node("ada"), Reply.good(tmp_path / "good", size=LARGE)
+    node.deliver(first.id, good)
+    waiting = incoming(house)
+    for number in range(3):
+        other = Reply.good(tmp_path / str(number), value=float(number + 5), size=LARGE)
+        with Delivering(node, node.offer(second.id, other)) as delivering:
+            for piece in list(other.pieces(delivering.wanted))[:-1]:
+                delivering.send(piece)
+            delivering.send(pb.Piece(digest=other.content, offset=1 << 40, data=b"x"))
+            delivering.refused()
+    assert waiting.items() <= incoming(house).items()
+    assert len(incoming(house)) == len(waiting) + 1
+    node.deliver(second.id, good)
+    assert {d.order for d in house.arrivals()} == {first.id, second.id}
+
+
+def test_a_part_that_came_with_the_order_keeps_its_size(
+    house: House, order: Order, ada: Node
+) -> None:
+    """What is not wanted is not measured; the record says how large the reply was."""
+    data = house.blobs.read(order.content)
+    offer = ada.offer(order.id, Reply({order.content: data}))
+    offer.parts[0].size += 1
+    assert refusal(lambda: Delivering(ada, offer).__enter__()) == ("INVALID_ARGUMENT", "N205")
