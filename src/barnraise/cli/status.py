@@ -119,4 +119,6 @@ def lines(told: dict[str, Any]) -> list[str]:
         + f" ({words.duration(one['seconds'])})"
         for name, one in told["members"].items()
     ]
+    if not told["running"]:
+        return [head, *who]  # it waits for nobody; what it waited for is in the data
     return [head, *who, *([told["waiting"]] if told["waiting"] else [])]
