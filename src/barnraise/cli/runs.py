@@ -207,11 +207,11 @@ def _stopped(one: dict[str, Any]) -> BarnraiseError:
 
 
 def _told(root: Path) -> dict[str, Any] | None:
-    """What an open run said of itself; None before it has."""
-    from barnraise.cli.status import read
+    """What an open run said of itself, and whether its federation is served; None before it has."""
+    from barnraise.cli.status import is_locked, read
 
     try:
-        return read(root) | {"running": True}
+        return read(root) | {"running": is_locked(root.parents[1] / "lock")}
     except BarnraiseError:
         return None
 

@@ -78,7 +78,7 @@ def read(directory: Path) -> dict[str, Any]:
             next="give the --dir of a run",
         ) from None
     told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
-    running, waits = _is_locked(directory / "lock"), told.pop("waits", None)
+    running, waits = is_locked(directory / "lock"), told.pop("waits", None)
     whom = None
     if running and waits is not None:
         waiting = events.Waiting(**waits)
@@ -86,7 +86,8 @@ def read(directory: Path) -> dict[str, Any]:
     return {"ok": True, "running": running, **told, "waits_for": whom}
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
