@@ -23,9 +23,25 @@ def data_files(directory: Path, suffixes: Collection[str] = ()) -> Iterator[Path
     yield from sorted(p for p in _plain(directory) if not suffixes or p.suffix in suffixes)
 
 
-def _plain(directory: Path) -> Iterator[Path]:
+def left_out(directory: Path) -> int:
+    """How many links, to files or folders, are left out of `directory`."""
+    return sum(
+        Path(root, name).is_symlink()
+        for root, folders, names in _visible(directory)
+        for name in (*folders, *names)
+        if not name.startswith(".")
+    )
+
+
+def _visible(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, but for what is hidden and what Python made."""
     for root, folders, names in os.walk(directory):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
+        yield root, folders, names
+
+
+def _plain(directory: Path) -> Iterator[Path]:
+    for root, _, names in _visible(directory):
         for name in names:
             path = Path(root, name)
             if not name.startswith(".") and path.is_file() and not path.is_symlink():

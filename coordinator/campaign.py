@@ -8,7 +8,7 @@ initial weights come from a member, or from the charter's own file.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,17 @@ class Campaign:
             "A204",
             "no member could make the initial model",
             "\n".join(failures) or "there are no members",
-            next="mend the task, or name a file as [model] init in the charter",
+            next=_remedy(failures),
         )
+
+
+def _remedy(failures: Sequence[str]) -> str:
+    """What helps where no member made the initial model."""
+    if failures and all(": M108: D20" in one for one in failures):
+        return (
+            "have the members mend their data: what is wrong stands in each one's logs/worker.log"
+        )
+    return "mend the task, or name a file as [model] init in the charter"
 
 
 def _no_model(reply: Message) -> str | None:

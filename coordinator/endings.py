@@ -10,6 +10,14 @@ _OF_THE_APP = frozenset({"A202", "A203", "A204", "R104"})
 _NOTHING = "the run had no directory (--dir): nothing of it is kept"
 
 
+def after_a_stop(code: str) -> str:
+    """What to do with a federation's run that stopped by this error. Opened again it takes up what is on
+    record, so where that is the reason it would stop again."""
+    if code in _OF_THE_APP:
+        return "mend it; then barnraise run abort, and open another: this one would stop again"
+    return "mend it, and open it again: it goes on; or barnraise run abort"
+
+
 def say_what_is_kept(error: BarnraiseError, directory: Path | None) -> None:
     """Complete what the error says of the record and of the next step."""
     if directory is None:

@@ -63,14 +63,17 @@ def body_of(entry):  # a body too large for an entry is a file that the entry na
 
 
 # 1. The log's key has signed the checkpoint.
+check((ROOT / "manifest.json").is_file(), f"{ROOT}: no release, for it has no manifest.json")
 raw = (ROOT / "manifest.json").read_bytes()
 manifest = json.loads(raw)
 log = sys.argv[2] if len(sys.argv) > 2 else manifest["log"]
+check(log.count("+") > 1, f"{log!r} is no log's key, which is name+id+key")
 text, _, lines = (ROOT / "log/checkpoint").read_text().rpartition("\n\n")
 text, lines = f"{text}\n", [line.split(" ") for line in lines.splitlines()]
 (origin, size, root), (name, _, key) = text.splitlines(), log.split("+", 2)
-(ours,) = [b64decode(line[2])[4:] for line in lines if line[1] == name]
-signed(b64decode(key)[1:], ours, text.encode(), "log/checkpoint: the log's signature")
+ours = [b64decode(line[2])[4:] for line in lines if line[1] == name]
+check(len(ours) == 1, f"log/checkpoint: it is not signed by {name}")
+signed(b64decode(key)[1:], ours[0], text.encode(), "log/checkpoint: the log's signature")
 
 # 2. Its root follows from the entries, and they name the manifest.
 held = list(entries())
@@ -117,7 +120,10 @@ check(found == set(manifest["files"]), f"files: {sorted(found ^ set(manifest['fi
 for path, said in manifest["files"].items():
     check(not (ROOT / path).is_symlink(), f"{path}: a link")
     with (ROOT / path).open("rb") as file:
-        check(hashlib.file_digest(file, "sha256").hexdigest() == said["sha256"], path)
+        check(
+            hashlib.file_digest(file, "sha256").hexdigest() == said["sha256"],
+            f"{path}: its SHA-256",
+        )
 weights = f"sha256:{manifest['files']['model.safetensors']['sha256']}"
 check(weights == closed["model"] == manifest["model"], "model.safetensors: not the run's model")
 print(

@@ -116,7 +116,7 @@ def _internet(orders: Orders, hindered: Mapping[str, str]) -> bool:
 
 def reading(orders: Orders, *, contained: bool) -> list[Path]:
     """What may be read: the system's libraries and settings, Python, the code, the site's data."""
-    processes = [Path("/proc")] if contained else [Path("/proc") / one for one in _OF_PROCESSES]
+    processes = [Path("/proc")] if contained else own_process()
     return [*reading_anywhere(), *processes, *map(Path, orders.reading)]
 
 
@@ -124,6 +124,11 @@ def reading_anywhere() -> list[Path]:
     """The system's libraries and settings, Python, devices: what every code may read."""
     settings = [Path("/etc") / one for one in _SETTINGS]
     return [*map(Path, _LIBRARIES), *settings, *sandbox.python_paths(), *devices()]
+
+
+def own_process() -> list[Path]:
+    """What code may read of /proc, however it is kept apart: of this process, and of the machine's kind."""
+    return [Path("/proc") / one for one in _OF_PROCESSES]
 
 
 def devices() -> list[Path]:

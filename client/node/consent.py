@@ -133,8 +133,10 @@ def _unknown(home: Path, name: str, held: Sequence[Proposal]) -> BarnraiseError:
     lines = [f"{p.name}: {p.digest}" for p in held]
     return BarnraiseError(
         "P102",
-        f"nothing that this site was asked to approve is called {name!r}",
-        "\n".join(lines) or "nothing has been proposed to this site, or its node has not run since",
+        f"nothing that this site was asked to approve is called {name!r}"
+        if name
+        else "this site was asked to approve nothing",
+        "\n".join(lines) or "nothing has been proposed, or the site's node has not run since",
         next="barnraise node status" if lines else "barnraise node up",
     )
 

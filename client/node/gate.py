@@ -120,7 +120,9 @@ class Gate:
             if before != self._policy:
                 self._hindered = {}
         except BarnraiseError as error:
-            self._unreadable = f"{error.what}: {error.evidence.splitlines()[0]}"
+            self._unreadable = (  # the operator sees it: no path of this site's
+                f"{policy_file.FILE} is no policy: {error.evidence.splitlines()[0]}"
+            )
 
     def decide(self) -> Allowed | Held:
         """Whether work may be taken up now."""

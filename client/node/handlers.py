@@ -123,7 +123,8 @@ def _send(own: socket.socket, message: Mapping[str, Any]) -> None:
 
 def _watch(own: socket.socket, watched: Mapping[str, Any]) -> None:
     """Tell what the code tries."""
-    reading = [*map(str, confinement.reading_anywhere()), *watched["reading"]]
+    anywhere = [*confinement.reading_anywhere(), *confinement.own_process()]
+    reading = [*map(str, anywhere), *watched["reading"]]
     writing = [*watched["writing"], "/dev/null", "/dev/shm"]
 
     def tell(what: str, where: str) -> None:

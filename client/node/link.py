@@ -66,6 +66,11 @@ class _Outgoing:
             self._waiting[kind] = message
             self._changed.notify()
 
+    def drop(self, kind: str) -> None:
+        """What waits of this kind is said no more."""
+        with self._changed:
+            self._waiting.pop(kind, None)
+
     def close(self) -> None:
         with self._changed:
             self._open = False
@@ -151,6 +156,7 @@ class Link:
         with self._lock:
             self._state = message
             if self._outgoing is not None:
+                self._outgoing.drop("progress")  # it is of what was done before
                 self._outgoing.put("state", message)
 
     def progress(self, order: str, what: str, done: int, total: int) -> None:

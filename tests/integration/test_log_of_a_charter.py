@@ -90,3 +90,30 @@ def test_who_is_late_is_told_with_how_late(tmp_path: Path) -> None:
         for line in history.lines(Entry(type_, f"2026-01-01T00:{at}Z", body))
     ]
     assert lines == ["Round 7 sealed: 1 of 2 members, loss 2.310 → 2.190; cusco late by 40.0 s"]
+
+
+def test_a_run_that_was_aborted_is_told_by_itself() -> None:
+    """Batches are counted anew in each run: what its third one is does not follow from another's."""
+    history = History()
+    train = [{"type": "train", "group": "", "content": "c", "members": ["basel"]}]
+    evaluate = [{**train[0], "type": "evaluate"}]
+    closed = {"accepted": {}, "set_aside": {}, "absent": ["basel"], "void": True}
+    opened = {"app": {"name": "f"}, "members": [["basel", "00"]]}
+    facts = [
+        ("run.opened", {"run": "q", **opened}),
+        ("batch.sent", {"run": "q", "batch": 3, "kind": "send", "orders": train}),
+        ("run.closed", {"run": "q", "model": "sha256:aa"}),
+        ("run.opened", {"run": "r", **opened}),
+        ("batch.sent", {"run": "r", "batch": 3, "kind": "send", "orders": evaluate}),
+        ("batch.closed", {"run": "r", "batch": 3, "reason": "the run ended", **closed}),
+        ("run.closed", {"run": "r", "model": ""}),
+    ]
+    lines = [
+        line
+        for type_, body in facts
+        for line in history.lines(Entry(type_, "2026-01-01T00:00:00Z", body))
+    ]
+    assert [line for line in lines if "opened" not in line] == [
+        "Run q closed: the model is sha256:aa",
+        "Run r closed: without a result",
+    ]

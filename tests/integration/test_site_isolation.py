@@ -30,6 +30,7 @@ def tried(what):
         return "! " + type(error).__name__
 
 def harm():
+    open("/proc/self/maps").close()  # no harm: torch reads it when it is imported
     found = {}
     found["key"] = tried(lambda: open(HOME + "/identity.key").read())
     found["secret"] = tried(lambda: open(HOME + "/secret", "rb").read())
@@ -129,6 +130,7 @@ def test_an_app_that_means_harm(federation: Federation, site: Institution, tmp_p
         f"the code tried: write {site.home}/spool/current.json",
     ):
         assert tried in log, tried
+    assert "tried: read /proc" not in log, "what may be read is no try"
     assert site.command("status")["tries"] >= 5
 
     assert reason(federation.delivered(federation.order(1.0, config={"n": 1}))) == UNSAID

@@ -232,6 +232,11 @@ def test_without_a_daemon_the_same_is_done_in_the_files(
     editor.write_text('#!/bin/sh\necho nonsense > "$1"\n')
     assert site.command("policy", "edit", ok=False)["error"] == "P101"
     assert site.command("policy", "show")["policy"]["limits"]["rounds_a_day"] == 3
+    editor.write_text(
+        '#!/bin/sh\ngrep -q nonsense "$1" && printf \'[limits]\\nrounds_a_day = 3\\n\' > "$1"\n'
+    )
+    site.command("policy", "edit")
+    assert not (site.home / "policy.toml.draft").exists()
     federation.open_run(agreement)
     site.start()
     federation.signed()

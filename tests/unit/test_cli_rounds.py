@@ -132,6 +132,14 @@ def test_an_app_that_turns_out_to_seal_gets_no_more_batch_rows() -> None:
     assert heads == ["batch", "round", "round"]
 
 
+def test_a_round_whose_training_was_replayed_names_who_trained() -> None:
+    lines = shown(
+        [opened(resumed=True), *batch(1, replayed=True), *batch(2, type="evaluate"), sealed(1)],
+        seals=True,
+    )
+    assert "basel geneva lausanne zurich" in lines[-1] and "initial" not in lines[-1]
+
+
 @pytest.mark.parametrize("seals", [True, False])
 def test_many_members_are_counts(seals: bool) -> None:
     many = tuple(f"site-{i:02}" for i in range(32))

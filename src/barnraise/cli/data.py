@@ -13,7 +13,7 @@ import typer
 
 from barnraise.cli import site, words
 from barnraise.cli.config import directory as directory_in
-from barnraise.cli.sim import Json
+from barnraise.cli.sim import Json, links_left_out
 from barnraise.cli.site import Said
 from barnraise.protocols.errors import BarnraiseError
 
@@ -134,6 +134,7 @@ def _drafted(path: Path, section: TaskSection | None, directory: Path, *, open_:
     answering.draft(path, open_=open_)
     _say(
         f"{directory} holds {words.count(count, read.kind)}",
+        *links_left_out(directory),
         f"what only you can say of it is asked for in {path}",
         "next: fill it in, then give the same command again",
     )

@@ -74,8 +74,14 @@ def _line(text: str) -> str:
         return text
     try:
         return Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError):
-        return text
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BarnraiseError(
+            "N101",
+            "the invite cannot be used",
+            f"it does not begin with 'barnraise1_', and as a file it cannot be read: {why}",
+            next="give the whole line that the operator sent, or the path of the file that holds it",
+        ) from None
 
 
 def _enrol(directory: Path, invite: Any) -> None:

@@ -70,6 +70,7 @@ class History:
         names = [name for name, _ in body["members"]]
         who = f"{words.count(len(names), 'member')}: {words.listed(names)}"
         self._round, self._seals = _Round(), False
+        self._train.clear()  # batches are counted anew in each run
         yield f"Run {body['run']} of {body['app']['name']} opened; {who}"
 
     def _batch_sent(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:
@@ -120,7 +121,8 @@ class History:
         self._round = _Round()
 
     def _run_closed(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:
-        yield f"Run {body['run']} closed: the model is {body['model']}"
+        model = f"the model is {body['model']}" if body["model"] else "without a result"
+        yield f"Run {body['run']} closed: {model}"
 
     def _release_published(self, entry: Entry, body: Mapping[str, Any]) -> Iterator[str]:
         yield f"Released: {body.get('manifest', '')}"

@@ -53,6 +53,13 @@ def prove(entry: str, directory: Path, output: Path | None, as_json: bool) -> di
     text = proof.encode()
     if output is not None:
         beside = output.with_name(f"{output.name}.entry")
+        if not output.absolute().parent.is_dir():
+            raise BarnraiseError(
+                "D105",
+                f"{output} cannot be written",
+                f"there is no directory {output.parent}",
+                next="give a file in a directory that is there",
+            )
         with disk_errors(output):
             output.write_bytes(text)
             beside.write_bytes(data)

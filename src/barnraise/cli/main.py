@@ -78,8 +78,7 @@ def run(argv: Sequence[str], stdout: TextIO) -> int:
         if result == _INTERRUPTED:
             raise KeyboardInterrupt
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
+        return _help_alone(error)
     except click.Abort:
         return report.fail(KeyboardInterrupt())
     except click.ClickException as error:
@@ -87,6 +86,13 @@ def run(argv: Sequence[str], stdout: TextIO) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report.fail(error)
     return result if isinstance(result, int) else report.succeed(result)
+
+
+def _help_alone(error: click.exceptions.NoArgsIsHelpError) -> int:
+    """A group's help is an answer; a verb's is not what was asked for: nothing was checked or done."""
+    group = error.ctx is None or isinstance(error.ctx.command, click.Group)
+    click.echo(error.format_message(), err=not group)
+    return 0 if group else 2
 
 
 def _wrong_usage(error: click.ClickException) -> BarnraiseError:

@@ -243,10 +243,21 @@ def policy_edit(given: Dir = None, as_json: Json = False) -> Said:
 
     home = site.home_of(given)
     path = policy_file.make(home)
-    data = _edited(path.read_bytes())
-    policy = policy_file.parse(data, path)
+    draft = path.with_name(f"{path.name}.draft")
+    data = _edited((draft if draft.is_file() else path).read_bytes())
+    try:
+        policy = policy_file.parse(data, path)
+    except BarnraiseError as error:
+        with files.disk_errors(home):
+            files.replace(draft, data)
+        error.what = "what was written is no policy"
+        error.changed = (
+            f"{path} is as it was; what was written is in {draft}, where the next edit begins"
+        )
+        raise
     with files.disk_errors(home):
         files.replace(path, data)
+        draft.unlink(missing_ok=True)
     running = site.tell(home, "look") is not None
     _say(f"{path} is in force: {policy.digest}")
     return {"ok": True, "path": str(path), "digest": policy.digest, "running": running}

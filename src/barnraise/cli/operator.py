@@ -111,11 +111,12 @@ def serve(
 
 def _tell_end(told: dict[str, Any]) -> None:
     from barnraise.cli.watch import say
+    from barnraise.coordinator.endings import after_a_stop
 
     if (stopped := told.get("stopped")) is not None:
         why = [f"error[{stopped['error']}] {stopped['what']}", *stopped["evidence"].splitlines()]
         say(f"the run {told['run']} has stopped", *(f"  {line}" for line in why))
-        say("next: mend it, and open it again: it goes on; or barnraise run abort")
+        say(f"next: {after_a_stop(stopped['error'])}")
     elif told["run"] is not None:
         say(f"the run {told['run']} has ended: {told.get('model', 'aborted')}")
 

@@ -75,7 +75,12 @@ def explained(error: BaseException) -> BarnraiseError:
     if isinstance(error, BarnraiseError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return BarnraiseError("X103", "interrupted", next="run the same command again")
+        return BarnraiseError(
+            "X103",
+            "interrupted",
+            changed="what is on record stays",
+            next="run the same command again",
+        )
     return BarnraiseError(
         "X101",
         "Barnraise itself failed; this is a fault of ours",

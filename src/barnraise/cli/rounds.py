@@ -105,6 +105,7 @@ class Rounds(AbstractContextManager["Rounds"]):
         started, sent = self._sent.pop(event.batch, (now, 0))
         if event.replayed:
             self._replayed += 1
+            self._round.add(event, 0)
             return
         self._tell_replayed()
         moved = sent + event.bytes

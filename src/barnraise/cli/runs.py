@@ -183,7 +183,7 @@ def watch(run: Name = None, directory: Directory = HERE, as_json: Json = False) 
             told = _told(Path(one["directory"]))
             if live is not None:
                 text = "\n".join(status.lines(told)) if told else _BEGINS
-                live.update(Text(text, no_wrap=True), refresh=True)
+                live.update(Text(text), refresh=True)
             elif (line := status.line(told) if told else _BEGINS) != said:
                 said = line
                 say(line)
@@ -207,11 +207,11 @@ def _stopped(one: dict[str, Any]) -> BarnraiseError:
 
 
 def _told(root: Path) -> dict[str, Any] | None:
-    """What an open run said of itself; None before it has."""
-    from barnraise.cli.status import read
+    """What an open run said of itself, and whether its federation is served; None before it has."""
+    from barnraise.cli.status import is_locked, read
 
     try:
-        return read(root) | {"running": True}
+        return read(root) | {"running": is_locked(root.parents[1] / "lock")}
     except BarnraiseError:
         return None
 
@@ -228,9 +228,11 @@ def why(run: Name = None, directory: Directory = HERE, as_json: Json = False) ->
 
 def _why(directory: Path, one: dict[str, Any]) -> str:
     from barnraise.cli.status import read
+    from barnraise.coordinator.endings import after_a_stop
 
     if one["error"]:
-        return f"{one['name']} stopped: {one['error']['what']}; it goes on when it is opened again"
+        stopped = one["error"]
+        return f"{one['name']} stopped: {stopped['what']}; {after_a_stop(stopped['error'])}"
     if one["state"] != "open":
         return f"{one['name']} is {one['state']}"
     if ask(directory, "status")["run"] != one["name"]:

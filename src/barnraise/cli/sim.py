@@ -82,14 +82,34 @@ def _plan(
     app: Path, sites: int | None, data: Path | None, overrides: UserConfig, seed: int
 ) -> Plan:
     if data is not None:
-        from barnraise.builtin import charter_plan
+        from barnraise.builtin import charter_plan, member_directories
+        from barnraise.cli.watch import say
+        from barnraise.protocols.charter import Charter
 
-        return charter_plan(app, data, overrides, seed)
+        plan = charter_plan(app, data, overrides, seed)
+        if (
+            ":" not in Charter.parse(str(plan.config["charter"])).task.name
+        ):  # others read as they like
+            for member in member_directories(data).values():
+                say(*links_left_out(member))
+        return plan
     from barnraise.coordinator.plans import app_plan
     from barnraise.protocols.identity import site_names
 
     assert sites is not None
     return app_plan(app, site_names(sites), overrides, seed)
+
+
+def links_left_out(directory: Path) -> list[str]:
+    """A line if there are any: they lead to what is not in the directory, and nothing is read of them."""
+    from barnraise.client.datafiles import left_out
+
+    links = left_out(directory)
+    return (
+        [f"{directory}: {words.count(links, 'link')} left out, for no link is followed"]
+        if links
+        else []
+    )
 
 
 def _processes(port: int) -> Fleets:

@@ -109,6 +109,8 @@ def waits(told: Said, now: float) -> str:
     """For what the site waits, since when, and what happens if nothing changes. One sentence or two."""
     if told["left"]:
         return f"this site left the federation at {told['left'].get('at', '?')}"
+    if not told["member"]:
+        return "no certificate was given yet: `barnraise join` again, once the operator has confirmed it"
     if not told["running"]:
         return "no node runs here: nothing is learned, worked on or sent until `barnraise node up`"
     for refusal in told.get("refused", {}).values():
@@ -147,7 +149,8 @@ def _idle(told: Said, since: str) -> str:
 def lines(told: Said) -> list[str]:
     """`node status` for a person."""
     used = told["used"]
-    head = f"{told['member']} in {told['federation']} · {'running' if told['running'] else 'not running'}"
+    who = f"{told['member']} in {told['federation']}" if told["member"] else "of no federation yet"
+    head = f"{who} · {'running' if told['running'] else 'not running'}"
     rows = [head, f"  {told['waits']}"]
     for one in told["proposals"]:
         counts = told["coordinator"]["signed"].get(one["agreement"])

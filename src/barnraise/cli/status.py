@@ -78,7 +78,7 @@ def read(directory: Path) -> dict[str, Any]:
             next="give the --dir of a run",
         ) from None
     told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
-    running, waits = _is_locked(directory / "lock"), told.pop("waits", None)
+    running, waits = is_locked(directory / "lock"), told.pop("waits", None)
     whom = None
     if running and waits is not None:
         waiting = events.Waiting(**waits)
@@ -86,7 +86,8 @@ def read(directory: Path) -> dict[str, Any]:
     return {"ok": True, "running": running, **told, "waits_for": whom}
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -119,4 +120,6 @@ def lines(told: dict[str, Any]) -> list[str]:
         + f" ({words.duration(one['seconds'])})"
         for name, one in told["members"].items()
     ]
+    if not told["running"]:
+        return [head, *who]  # it waits for nobody; what it waited for is in the data
     return [head, *who, *([told["waiting"]] if told["waiting"] else [])]

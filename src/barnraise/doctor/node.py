@@ -40,7 +40,7 @@ def checks(directory: Path) -> list[Check]:
     found += session
     if certificate.ok and all(check.ok for check in session):
         found += _asked(keys, membership)
-    return [*found, _approval(directory)]
+    return [*found, _approval(directory), _policy(directory)]
 
 
 def _certificate(keys: NodeKeys) -> Check:
@@ -109,3 +109,36 @@ def _consents(directory: Path) -> Check:
         except BarnraiseError as error:
             return Check("approval", f"{error.what}: {agreement}", "H109", error.next)
     return Check("approval", "the code at hand is what this site approved")
+
+
+def _policy(directory: Path) -> Check:
+    """Whether the policy can be read, and whether the data are where it says: the worker reads no others."""
+    from barnraise.client.node import policy_file
+
+    fix = "barnraise node policy edit"
+    try:
+        policy = policy_file.read(directory)
+    except BarnraiseError as error:
+        return Check("policy", f"{error.what}: {error.evidence}", error.code, fix)
+    named = policy.data.directories if policy is not None else ()
+    if missing := [one for one in named if not Path(one).is_dir()]:
+        return Check("policy", f"there is no data directory {missing[0]}", "D201", fix)
+    if not named and _needs_data(directory):
+        saw = (
+            "[data] directories names none, and what this site was asked to approve trains on them"
+        )
+        return Check("policy", saw, "D201", fix)
+    return Check("policy", f"data: {', '.join(map(str, named)) or 'none named'}")
+
+
+def _needs_data(directory: Path) -> bool:
+    """Whether a charter was proposed that the built-in app trains by: an app of one's own may need none."""
+    from barnraise.client.node import consent
+    from barnraise.protocols.agreements import Work
+    from barnraise.protocols.apps import BUILT_IN
+
+    try:
+        held = consent.proposals(directory)
+    except BarnraiseError:
+        return False  # the approval's check says it
+    return any(Work.of(one.text).component == BUILT_IN for one in held)

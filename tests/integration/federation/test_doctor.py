@@ -57,6 +57,15 @@ def test_a_node_that_is_well_is_told_so(home: Path) -> None:
     assert codes(machine.checks(home)) in ([], ["H107"])
 
 
+def test_a_policy_that_cannot_be_read_or_names_data_that_are_not_there(home: Path) -> None:
+    (home / "policy.toml").write_text("foo =")
+    assert codes(node.checks(home)) == ["P101"]
+    (home / "policy.toml").write_text('[data]\ndirectories = ["/nowhere/at/all"]\n')
+    assert codes(node.checks(home)) == ["D201"]
+    (home / "policy.toml").write_text(f'[data]\ndirectories = ["{home}"]\n')
+    assert codes(node.checks(home)) == []
+
+
 def test_a_closed_port_is_no_wrong_authority_and_no_expired_certificate(home: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
