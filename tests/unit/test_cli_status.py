@@ -144,5 +144,6 @@ def test_a_wait_is_told_by_how_long_it_has_lasted_by_now(
         found = read(tmp_path)
         assert "since 10" in found["waiting"]
         assert line(found) == "running · round 0 · waits for ada"
+        assert read(tmp_path, tmp_path / "another")["waits_for"] is None
     found = read(tmp_path)
     assert found["waits_for"] is None and line(found) == "not running · round 0"

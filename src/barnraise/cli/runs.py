@@ -208,10 +208,10 @@ def _stopped(one: dict[str, Any]) -> BarnraiseError:
 
 def _told(root: Path) -> dict[str, Any] | None:
     """What an open run said of itself, and whether its federation is served; None before it has."""
-    from barnraise.cli.status import is_locked, read
+    from barnraise.cli.status import read
 
     try:
-        return read(root) | {"running": is_locked(root.parents[1] / "lock")}
+        return read(root, root.parents[1] / "lock")
     except BarnraiseError:
         return None
 
@@ -227,7 +227,6 @@ def why(run: Name = None, directory: Directory = HERE, as_json: Json = False) ->
 
 
 def _why(directory: Path, one: dict[str, Any]) -> str:
-    from barnraise.cli.status import read
     from barnraise.coordinator.endings import after_a_stop
 
     if one["error"]:
@@ -237,9 +236,7 @@ def _why(directory: Path, one: dict[str, Any]) -> str:
         return f"{one['name']} is {one['state']}"
     if ask(directory, "status")["run"] != one["name"]:
         return f"{one['name']} waits for `barnraise serve`, which is not running"
-    try:
-        told = read(Path(one["directory"]))
-    except BarnraiseError:
+    if (told := _told(Path(one["directory"]))) is None:
         return f"{one['name']} begins"
     if told["waiting"]:
         return str(told["waiting"])

@@ -66,8 +66,11 @@ class StatusFile:
             return
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """What the run in `directory` last said of itself, and whether a process is running it. Raises D103."""
+def read(directory: Path, lock: Path | None = None) -> dict[str, Any]:
+    """What the run in `directory` last said of itself, and whether a process is running it. Raises D103.
+
+    That process holds `lock`, by default the directory's own.
+    """
     try:
         told: dict[str, Any] = json.loads((directory / "status.json").read_text())
     except (OSError, ValueError):
@@ -78,7 +81,7 @@ def read(directory: Path) -> dict[str, Any]:
             next="give the --dir of a run",
         ) from None
     told["age"] = round(max(0.0, time.time() - told.pop("at")), 3)
-    running, waits = is_locked(directory / "lock"), told.pop("waits", None)
+    running, waits = _is_locked(lock or directory / "lock"), told.pop("waits", None)
     whom = None
     if running and waits is not None:
         waiting = events.Waiting(**waits)
@@ -86,7 +89,7 @@ def read(directory: Path) -> dict[str, Any]:
     return {"ok": True, "running": running, **told, "waits_for": whom}
 
 
-def is_locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether a process holds this lock."""
     try:
         with path.open() as file:
