@@ -87,7 +87,7 @@ def test_a_flower_app_is_served_whatever_is_killed(walk: Walk, make_app: Any) ->
     types(walk, "ada", "node pause --why backup --dir node", "…")
     types(walk, "operator", opens, "the run tiny-2 is open", "…")
     walk.until(lambda: "ada" in told(walk, "run why")["why"], "a wait for ada")
-    types(walk, "operator", "run abort --dir f", "the run tiny-2 is aborted; …")
+    types(walk, "operator", "run abort --yes --dir f", "the run tiny-2 is aborted; …")
     assert [one["state"] for one in told(walk, "run list")["runs"]] == ["finished", "aborted"]
     assert told(walk, "run list")["runs"][1]["model"] == ""
     code, _, err = walk.once("operator", "barnraise run close --dir f")

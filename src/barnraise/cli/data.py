@@ -13,7 +13,7 @@ import typer
 
 from barnraise.cli import site, words
 from barnraise.cli.config import directory as directory_in
-from barnraise.cli.sim import Json, links_left_out
+from barnraise.cli.sim import Json, Yes, links_left_out
 from barnraise.cli.site import Said
 from barnraise.protocols.errors import BarnraiseError
 
@@ -47,7 +47,7 @@ def state(
     open_: Annotated[
         bool, typer.Option("--open", help="The data are published: state each file's address.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     given: Dir = None,
     as_json: Json = False,
 ) -> Said:

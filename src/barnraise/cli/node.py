@@ -18,7 +18,7 @@ import typer
 
 from barnraise.cli import data, lines, site, words
 from barnraise.cli.config import directory as directory_in
-from barnraise.cli.sim import Json, Verbose
+from barnraise.cli.sim import Json, Verbose, Yes
 from barnraise.cli.site import Said
 from barnraise.protocols.errors import BarnraiseError
 
@@ -164,7 +164,7 @@ def drain(given: Dir = None, as_json: Json = False) -> Said:
 
 
 def leave(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     given: Dir = None,
     as_json: Json = False,
 ) -> Said:

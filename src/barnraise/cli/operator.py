@@ -15,7 +15,7 @@ import typer
 from barnraise.cli import lines
 from barnraise.cli.asked import ask
 from barnraise.cli.config import directory as directory_in
-from barnraise.cli.sim import Json, Verbose
+from barnraise.cli.sim import Json, Verbose, Yes
 from barnraise.protocols.errors import BarnraiseError
 
 if TYPE_CHECKING:
@@ -284,11 +284,14 @@ def revoke(
         str, typer.Option("--reason", metavar="TEXT", help="For the record.")
     ] = "revoked",
     directory: Directory = HERE,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> dict[str, Any]:
     """End a membership at once and for ever; what the member contributed before stays."""
+    from barnraise.cli.site import confirm as asks
     from barnraise.cli.watch import say
 
+    asks(f"{member} is no member any more, at once and for ever?", yes=yes)
     told = ask(directory, "members.revoke", member=member, reason=reason)
     say(f"{member} is revoked: its session is cut, and its replies are not taken any more")
     if told["models"]:

@@ -12,7 +12,7 @@ from barnraise.cli import words
 from barnraise.cli.asked import ask, until
 from barnraise.cli.config import words_quoted
 from barnraise.cli.operator import HERE, Directory
-from barnraise.cli.sim import Json
+from barnraise.cli.sim import Json, Yes
 from barnraise.protocols.errors import BarnraiseError
 
 WAIT = 20.0  # seconds of one question that waits
@@ -261,10 +261,16 @@ def close(directory: Directory = HERE, as_json: Json = False) -> dict[str, Any]:
     return told
 
 
-def abort(run: Name = None, directory: Directory = HERE, as_json: Json = False) -> dict[str, Any]:
+def abort(
+    run: Name = None, directory: Directory = HERE, yes: Yes = False, as_json: Json = False
+) -> dict[str, Any]:
     """End a run without a result: its last sealed model stays what it was."""
+    from barnraise.cli.site import confirm
     from barnraise.cli.watch import say
 
+    one = _current(directory, run)
+    if one["state"] == "open":
+        confirm(f"the run {one['name']} ends for good, without a result?", yes=yes)
     told = ask(directory, "run.abort", run=run)
     name = told["run"]
     if not until(lambda: _current(directory, name)["state"] != "open", OPENS):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from barnraise.coordinator.plans import Plan
     from barnraise.coordinator.simulate import Fleets, Outcome
 
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")
 ]
