@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class StoredEvidence:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._envelopes: dict[str, Envelope] = {}
+        self._read: tuple[str, bytes] = "", b""  # the envelope that was read last, if it is small
+        self._headers: dict[str, int] = {}
         self._nonfinite: dict[str, str | None] = {}
 
     def envelope(self, digest: str) -> Envelope:
@@ -31,7 +34,7 @@ class StoredEvidence:
         if (known := self._envelopes.get(digest)) is None:
             if len(self._envelopes) >= _KEPT:
                 self._envelopes.clear()
-            data = self._blobs.read(digest)
+            data = self._data(digest)
             known = Envelope.decode(data)
             if len(data) <= _SMALL:
                 self._envelopes[digest] = known
@@ -40,14 +43,26 @@ class StoredEvidence:
     def values(self, digest: str) -> int:
         """How many values the envelope holds at most, without parsing it: each but the first of a list
         follows a comma, and each list and object has its bracket."""
-        data = self._blobs.read(digest)
+        data = self._data(digest)
         return sum(map(data.count, (b",", b"[", b"{")))
+
+    def _data(self, digest: str) -> bytes:
+        if self._read[0] == digest:
+            return self._read[1]
+        data = self._blobs.read(digest)
+        if len(data) <= _SMALL:
+            self._read = digest, data
+        return data
 
     def header(self, blob: str) -> int:
         """How many bytes describe this blob's arrays, as its first 8 say; `BlobError` if they lie."""
-        path = self._blobs.path(blob)
-        with path.open("rb") as file:
-            return header_length(file.read(8), path.stat().st_size)
+        if (known := self._headers.get(blob)) is None:
+            if len(self._headers) >= _KEPT:
+                self._headers.clear()
+            with self._blobs.path(blob).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                known = self._headers[blob] = header_length(file.read(8), size)
+        return known
 
     def specs(self, blob: str) -> Mapping[str, Spec]:
         return self._blobs.specs(blob)
