@@ -16,7 +16,7 @@ help:
 	@echo "make demo      a whole federation on this machine, on real text"
 	@echo "make test      lint, types and tests"
 	@echo "make install   only the environment (.venv)"
-	@echo "make faults    every kill, torn logs and full disks, with the kill matrix (three minutes)"
+	@echo "make faults    every kill, torn logs and full disks, with the kill matrix (seven minutes)"
 	@echo "make network   cut, slow, lossy and full: what it does to a round (two minutes)"
 	@echo "make slow      what \`make test\` leaves out: every kill, every strategy"
 	@echo "make bench     seconds a round, and a rule, beside what the machine allows; the log"

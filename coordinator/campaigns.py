@@ -231,7 +231,7 @@ class Conduct:
         if self.opened is None:
             self.log.write(("run.opened", self._body(members)))
             self.opened = self._opened()
-        elif commitment(self.place.keep_secret(b"")) != self.opened["seed"]:
+        elif commitment(self.place.secret) != self.opened["seed"]:
             what = "it is not the one to which the run's first entry is committed"
             raise files.damaged(f"{self.place.root / 'secret'} is damaged", what)
         names = tuple(m.name for m in members)
@@ -259,7 +259,7 @@ class Conduct:
         return self._ended()
 
     def _run(self, server: ServerApp, grid: DurableGrid) -> None:
-        secret = self.place.keep_secret(b"")
+        secret = self.place.secret
         try:
             conduct(server, grid, dict(self.work.config), secret, resumable=True)
         except BarnraiseError as error:
@@ -298,7 +298,7 @@ class Conduct:
             "config": json.dumps(dict(self.work.config), sort_keys=True),
             "members": [[m.name, m.public_key.hex()] for m in members],
             "policy": asdict(policy),
-            "seed": commitment(self.place.keep_secret(b"")),
+            "seed": commitment(self.place.secret),
             "versions": {name: version(name) for name in ("barnraise", "flwr", "numpy")},
         }
 

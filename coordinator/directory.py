@@ -43,11 +43,23 @@ class RunDirectory:
     def members(self) -> MemberStore:
         return MemberStore(self.root / "members", durable=self.durable)
 
+    @property
+    def _secret(self) -> Path:
+        return self.root / "secret"
+
+    @property
+    def secret(self) -> bytes:
+        """The run's secret, which was kept before. D106 if it is gone."""
+        try:
+            return self._secret.read_bytes()
+        except FileNotFoundError:
+            raise files.damaged(f"{self._secret} is gone", "the run cannot go on without") from None
+
     def keep_secret(self, secret: bytes) -> bytes:
         """The run's secret: what the directory holds, or `secret`, which it holds from now on."""
-        path, temp = self.root / "secret", self.root / "secret.new"
+        path, temp = self._secret, self.root / "secret.new"
         if path.exists():
-            return path.read_bytes()
+            return self.secret
         temp.unlink(missing_ok=True)
         fd = os.open(temp, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:

@@ -18,9 +18,7 @@ from barnraise.protocols import federation_pb2, federation_pb2_grpc
 from barnraise.protocols.errors import BarnraiseError
 from barnraise.protocols.invite import split_address
 
-AT_ONCE = (
-    64  # calls, each with a thread of its own: one that never says what it wants holds no other up
-)
+AT_ONCE = 64  # calls, each with a thread: one that never says what it wants holds no other up
 LONGEST = 10  # seconds of a connection; then its calls have
 GRACE = 5  # seconds more
 _OPTIONS = [

@@ -200,16 +200,18 @@ class Exchange(ExchangeServicer):
         yield pb.ToMember(taken=pb.Taken())
 
     def _arrival(self, name: str, desk: Desk, offer: Offer) -> Arrival:
+        ours = {part.digest: desk.part(part.digest) for part in offer.parts}
+
         def spared(digest: str) -> bool:
             """The member had it from us, with the order, and it is still here."""
-            return desk.part(digest) is not None and self._office.file_of(digest).is_file()
+            return ours[digest] is not None and self._office.file_of(digest).is_file()
 
         # The file of a reply that waits to be judged lies there until the Grid takes it: with the right
         # size it is whole, and is left as it is.
         if any(desk.handed(part.digest) not in (None, part.size) for part in offer.parts):
             raise refusals.malformed("a part that is in already has another size")
-        had = [(part, desk.part(part.digest)) for part in offer.parts]
-        if any(ours is not None and ours.size != part.size for part, ours in had):
+        had = ((part, ours[part.digest]) for part in offer.parts)
+        if any(sent is not None and sent.size != part.size for part, sent in had):
             raise refusals.malformed("a part that came with the order has another size")
         with self._disk_refusals():
             return Arrival(

@@ -28,9 +28,7 @@ from barnraise.protocols.transfers import CHUNK, MAX_PARTS
 
 MAX_STATEMENT = 1 << 16  # bytes of a statement that are parsed at all
 MAX_DEPTH = 8  # of a statement's nesting; a DSSE envelope has three
-SMALL = (
-    1 << 16
-)  # bytes up to which an envelope is no file, and no part is synced before it is judged
+SMALL = 1 << 16  # bytes of an envelope that is no file, and of a part not synced before its verdict
 _BIG = 1 << 36  # bytes: a claimed size above this is recorded as this
 
 

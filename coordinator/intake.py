@@ -21,9 +21,7 @@ from barnraise.protocols.tensors import BlobError, Spec
 
 Shape = tuple[np.dtype[Any], tuple[int, ...]]
 MAX_WEIGHT = 2**31
-FREE_VALUES = (
-    1 << 19
-)  # values that an envelope may hold whatever its order held; they cost 130 bytes each
+FREE_VALUES = 1 << 19  # values of an envelope, whatever its order held; each costs 130 bytes
 FREE_HEADERS = 1 << 20  # bytes that may describe arrays; parsed, they take thirty times as much
 NOT_BROUGHT = "it names bytes that it did not bring"
 _LARGEST = int(np.finfo(np.float64).max)

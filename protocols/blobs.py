@@ -113,9 +113,8 @@ class BlobStore:
             except BarnraiseError:
                 return False
             self._note_whole(digest)
-            if (
-                final := self._final(digest)
-            ).is_file():  # that process may have died before it synced these
+            final = self._final(digest)
+            if final.is_file():  # that process may have died before it synced these
                 self._touched |= {final.parent, final.parent.parent}
         return True
 

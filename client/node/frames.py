@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST = 2 << 20
-SMALL = (
-    1 << 16
-)  # bytes of an envelope that passes in a frame: three at most, each byte up to six in JSON
+SMALL = 1 << 16  # bytes of an envelope that passes in a frame: of three, each up to six in JSON
 
 
 class FrameError(ValueError):

@@ -88,9 +88,7 @@ def _plan(
         from barnraise.protocols.charter import Charter
 
         plan = charter_plan(app, data, overrides, seed)
-        if (
-            ":" not in Charter.parse(str(plan.config["charter"])).task.name
-        ):  # others read as they like
+        if Charter.parse(str(plan.config["charter"])).task.own is None:  # others read as they like
             for member in member_directories(data).values():
                 say(*links_left_out(member))
         return plan
